@@ -1,0 +1,167 @@
+"""Weights and training state on disk: safetensors plus JSON, written whole or not at all. Nothing is ever unpickled."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from memgpt_cli.config import Config, build, to_dict
+from memgpt_cli.errors import CheckpointError
+from memgpt_cli.model import MemoryTransformer
+from memgpt_cli.schema import ModelConfig
+from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
+
+
+def save_tree(folder: Path, tree: Any) -> None:
+    """Any nesting of dicts, lists, tensors and plain values as `state.safetensors` + `state.json`; atomic."""
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_pack(tree, "", tensors))
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(tensors, partial / TREE_TENSORS)
+    (partial / TREE_JSON).write_text(text)
+    replace_folder(partial, folder)
+
+
+def load_tree(folder: Path) -> Any:
+    """What `save_tree` wrote; raises CheckpointError."""
+    try:
+        tensors = load_file(folder / TREE_TENSORS)
+        return _unpack(json.loads((folder / TREE_JSON).read_text()), tensors)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is no readable checkpoint: {error}") from error
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[place] = value.detach().cpu().contiguous().clone()
+        return {"__tensor__": place}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) for key in value):
+            return {key: _pack(v, f"{place}/{key}", tensors) for key, v in value.items()}
+        return {"__items__": [[key, _pack(v, f"{place}/{key}", tensors)] for key, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        packed = [_pack(v, f"{place}/{n}", tensors) for n, v in enumerate(value)]
+        return {"__tuple__": packed} if isinstance(value, tuple) else packed
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    raise CheckpointError(f"a {type(value).__name__} at {place} cannot be kept in a checkpoint")
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "__tensor__" in value:
+        return tensors[value["__tensor__"]]
+    if "__items__" in value:
+        return {key: _unpack(v, tensors) for key, v in value["__items__"]}
+    if "__tuple__" in value:
+        return tuple(_unpack(v, tensors) for v in value["__tuple__"])
+    return {key: _unpack(v, tensors) for key, v in value.items()}
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Puts a finished folder in its place after its bytes are on disk."""
+    for path in partial.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_model(folder: Path, model: MemoryTransformer, tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:
+    """A model folder: weights, the run's whole configuration, the tokenizer; atomic."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    save_file(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
+    described = to_dict(config) | {"model": to_dict(model.config), "notes": notes, "tokenizer": tokenizer.fingerprint}
+    (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1))
+    tokenizer.save(partial)
+    replace_folder(partial, folder)
+
+
+def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
+    """A model folder as `save_model` wrote it, in evaluation mode; raises CheckpointError with every tensor that is off."""
+    for name in (CONFIG, WEIGHTS, MODEL_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} holds no {name}: train a model first (memgpt train) or name a run with --run")
+    try:
+        values = json.loads((folder / CONFIG).read_text())
+        values.pop("notes", None), values.pop("tokenizer", None)
+        config: Config = build(Config, values)
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {error}") from error
+    model = MemoryTransformer(config.model)
+    load_weights(model, weights, folder)
+    return model.eval(), Tokenizer.load(folder), config
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: object) -> None:
+    """Copies weights into a model; raises CheckpointError listing missing, unexpected and misshapen tensors."""
+    own = model.state_dict()
+    problems = [f"missing {name}" for name in own if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in own]
+    for name in own.keys() & weights.keys():
+        if own[name].shape != weights[name].shape:
+            problems.append(f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}")
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise CheckpointError(f"{where} does not fit this model: {shown}")
+    model.load_state_dict(weights)
+
+
+def fingerprint(folder: Path) -> str:
+    """Of the weights that make an entry's key: encoder, embedding and key projection."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    weights = load_file(folder / WEIGHTS)
+    for name in sorted(n for n in weights if n.startswith(("encoder.", "embedding.", "retriever.key."))):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Run folders that hold a trained model, the newest first."""
+    found = [p for p in root.glob("*") if (p / "model" / WEIGHTS).is_file()] if root.is_dir() else []
+    return iter(sorted(found, key=lambda p: (p / "model" / WEIGHTS).stat().st_mtime, reverse=True))
+
+
+def find_run(name: str, root: Path) -> Path:
+    """The run of this name or path, or the newest one; raises CheckpointError with what there is."""
+    if name:
+        for folder in (root / name, Path(name)):
+            if (folder / "model" / WEIGHTS).is_file():
+                return folder
+        known = [p.name for p in run_folders(root)]
+        raise CheckpointError(f"no trained run '{name}' in {root}.{' Runs: ' + ', '.join(known) if known else ' Type memgpt train first.'}")
+    newest = next(run_folders(root), None)
+    if newest is None:
+        raise CheckpointError(f"no trained run in {root}: type memgpt train first")
+    return newest
+
+
+__all__ = [
+    "ModelConfig", "find_run", "fingerprint", "load_model", "load_tree", "load_weights", "replace_folder", "run_folders", "save_model", "save_tree",
+]  # fmt: skip

@@ -1,0 +1,157 @@
+"""Episodes on disk: memory-mapped Arrow through `datasets`, one row an episode, texts beside their token ids."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from memgpt_cli.errors import DataError
+from memgpt_cli.schema import Entry, Episode, Example
+from memgpt_cli.tokenizer import Tokenizer
+
+FORMAT = 1
+ARROW_FILE = "data.arrow"
+MANIFEST = "manifest.json"
+_TEXTS, _IDS = pa.list_(pa.string()), pa.list_(pa.list_(pa.int32()))
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "meta": pa.string(),
+        "entries": _TEXTS,
+        "kinds": _TEXTS,
+        "entry_meta": _TEXTS,
+        "entry_ids": _IDS,
+        "inputs": _TEXTS,
+        "input_ids": _IDS,
+        "targets": _TEXTS,
+        "target_ids": _IDS,
+        "sees": pa.list_(pa.int32()),
+        "references": pa.list_(_TEXTS),
+        "evidence": _IDS,
+        "tasks": _TEXTS,
+    }
+)
+
+
+def _json(meta: dict[str, Any]) -> str:
+    return json.dumps(meta, ensure_ascii=False) if meta else ""
+
+
+def encode_row(episode: Episode, tokenizer: Tokenizer) -> dict[str, Any]:
+    entries, examples = episode.entries, episode.examples
+    texts = [e.text for e in entries] + [x.input for x in examples] + [x.target for x in examples]
+    ids = tokenizer.encode_all(texts)
+    n, m = len(entries), len(entries) + len(examples)
+    return {
+        "id": episode.id,
+        "meta": _json(episode.meta),
+        "entries": texts[:n],
+        "kinds": [e.kind for e in entries],
+        "entry_meta": [_json(e.meta) for e in entries],
+        "entry_ids": ids[:n],
+        "inputs": texts[n:m],
+        "input_ids": ids[n:m],
+        "targets": texts[m:],
+        "target_ids": ids[m:],
+        "sees": [x.sees for x in examples],
+        "references": [list(x.references) for x in examples],
+        "evidence": [list(x.evidence) for x in examples],
+        "tasks": [x.task for x in examples],
+    }
+
+
+def decode_row(row: dict[str, Any]) -> Episode:
+    entries = tuple(
+        Entry(text, kind, json.loads(meta) if meta else {})
+        for text, kind, meta in zip(row["entries"], row["kinds"], row["entry_meta"], strict=True)
+    )
+    columns = zip(row["inputs"], row["targets"], row["sees"], row["references"], row["evidence"], row["tasks"], strict=True)
+    examples = tuple(Example(i, t, s, tuple(r), tuple(e), task) for i, t, s, r, e, task in columns)
+    return Episode(row["id"], entries, examples, json.loads(row["meta"]) if row["meta"] else {})
+
+
+class EpisodeWriter:
+    """Writes episodes in record batches, so that memory does not grow with the data."""
+
+    def __init__(self, folder: Path, rows_per_batch: int = 256) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = pa.ipc.new_stream(str(folder / ARROW_FILE), SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+        self._size = rows_per_batch
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._rows:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+            self._rows = []
+
+    def close(self) -> None:
+        self.flush()
+        self._writer.close()
+
+
+class EpisodeDataset:
+    """One split, memory-mapped. `lengths` are known without reading texts, so that batches can be planned."""
+
+    def __init__(self, folder: Path) -> None:
+        from datasets import Dataset
+        from datasets.utils.logging import set_verbosity_error
+
+        set_verbosity_error()
+        file = folder / ARROW_FILE
+        if not file.is_file():
+            raise DataError("no dataset here: run memgpt preprocess", folder)
+        self.rows = Dataset.from_file(str(file))
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> dict[str, Any]:
+        return dict(self.rows[index])
+
+    def __getitem__(self, index: int) -> Episode:
+        return decode_row(self.row(index))
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[n] for n in range(len(self)))
+
+    def lengths(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Per episode: token counts of its entries, inputs and targets, and what each example sees."""
+        table = self.rows.data.table
+        columns = []
+        for name in ("entry_ids", "input_ids", "target_ids"):
+            rows: list[np.ndarray] = []
+            for chunk in table.column(name).chunks:
+                inner = chunk.values  # every text's ids of the chunk
+                sizes = np.diff(inner.offsets.to_numpy())
+                offsets = chunk.offsets.to_numpy() - chunk.offsets[0].as_py()
+                rows += [sizes[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+            columns.append(rows)
+        sees = [np.array(s, dtype=np.int32) for s in table.column("sees").to_pylist()]
+        return list(zip(*columns, sees, strict=True))
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The dataset's manifest; raises DataError where there is none."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise DataError("no dataset here: run memgpt preprocess", folder) from None
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"dataset format {manifest.get('format')}, expected {FORMAT}: run memgpt preprocess again", folder)
+    return manifest
+
+
+def write_episodes(folder: Path, episodes: Iterable[Episode], tokenizer: Tokenizer) -> None:
+    writer = EpisodeWriter(folder)
+    for episode in episodes:
+        writer.write(encode_row(episode, tokenizer))
+    writer.close()

@@ -1,0 +1,268 @@
+"""Sources to datasets: read, clean, tokenise, limit, write; whole or not at all."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memgpt_cli.config import DataConfig
+from memgpt_cli.data.augment import Renamer, values_of
+from memgpt_cli.data.clean import Cleaner, Limiter
+from memgpt_cli.data.dataset import ARROW_FILE, FORMAT, MANIFEST, EpisodeDataset, EpisodeWriter, encode_row
+from memgpt_cli.data.sources import Where, files_of, find_source, make_options
+from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.schema import Episode
+from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
+
+SPLITS = ("train", "valid", "test")
+REJECTS = "rejects.jsonl"
+CODE_VERSION = 1  # raised when the same configuration would give other episodes
+
+Report = Callable[[str, int], None]
+
+
+@dataclass
+class Result:
+    folder: Path
+    manifest: dict[str, Any]
+    already_there: bool = False
+
+
+@dataclass
+class _Rejects:
+    """What could not be read: it stops the run, or goes to a file and is counted."""
+
+    path: Path
+    stop: bool
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, error: Exception, record: Any) -> None:
+        if self.stop:
+            raise error
+        reason = getattr(error, "reason", str(error))
+        row = {"file": str(getattr(error, "path", "")), "line": getattr(error, "line", None), "reason": reason, "record": record}
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
+        self.counts["records rejected"] += 1
+
+
+def bundled_folder(name: str) -> Path:
+    return Path(str(resources.files("memgpt_cli") / "data" / "bundled" / name))
+
+
+def source_files(config: DataConfig) -> dict[str, list[Path]]:
+    """The files of each split; raises ConfigError for what is not there."""
+    root = bundled_folder(config.name) if config.path == "bundled" else Path(config.path).expanduser()
+    named = {}
+    for split, names in config.files.items():
+        if split not in SPLITS:
+            raise ConfigError(f"data.files.{split}: a split is one of {', '.join(SPLITS)}")
+        named[split] = files_of(root, [names] if isinstance(names, str) else list(names))
+    if "train" not in named and not named:
+        raise ConfigError(f"data.files names no file: set data.files.train (and valid, test) for data.source={config.source}")
+    return named
+
+
+def _hash_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _key(config: DataConfig, hashes: dict[str, str]) -> str:
+    settings = {k: v for k, v in asdict(config).items() if k not in ("augment", "chat", "metrics")}
+    settings["rename"] = asdict(config.augment.rename)
+    text = json.dumps([settings, hashes, FORMAT, CODE_VERSION], sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n: None, force: bool = False) -> Result:
+    """Builds `root/<name>`, or says that it is already there; a killed run leaves nothing that looks whole.
+
+    Raises DataError for a bad record (unless `on_error=quarantine`) and ConfigError for a bad setting.
+    """
+    if config.on_error not in ("stop", "quarantine"):
+        raise ConfigError(f"data.on_error is '{config.on_error}', expected stop or quarantine")
+    source = find_source(config.source)
+    files = source_files(config) if source.needs_file else {}
+    given = [Path(config.tokenizer.path)] if config.tokenizer.path else []
+    extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
+    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *given, *extra]}
+    key, folder = _key(config, hashes), root / config.name
+    if not force and (folder / MANIFEST).is_file():
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest.get("key") == key:
+            return Result(folder, manifest, already_there=True)
+    root.mkdir(parents=True, exist_ok=True)
+    for stale in root.glob(f".{config.name}.partial-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    partial = root / f".{config.name}.partial-{os.getpid()}"
+    partial.mkdir()
+    try:
+        manifest = _build(config, files, partial, report)
+        manifest |= {"key": key, "files": hashes}
+        (partial / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1))
+        _replace(partial, folder)
+    finally:
+        if (partial / REJECTS).is_file() and not (folder / REJECTS).is_file():
+            shutil.copy(partial / REJECTS, root / f"{config.name}.{REJECTS}")
+        shutil.rmtree(partial, ignore_errors=True)
+    return Result(folder, manifest)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    """The new folder takes the old one's place; a crash between the two renames leaves the old one beside it."""
+    for path in partial.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+    old = folder.with_name(f".{folder.name}.partial-old-{os.getpid()}")
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, report: Report) -> dict[str, Any]:
+    rejects = _Rejects(folder / REJECTS, stop=config.on_error == "stop")
+    changes: dict[str, Counter[str]] = {}
+    staged = {}
+    for split in _splits(config, files):
+        counts = changes.setdefault(split, Counter())
+        rejected = rejects.counts["records rejected"]
+        episodes = list(_progress(_read(config, files, split, counts, rejects), report, f"reading {split}"))
+        counts["records rejected"] += rejects.counts["records rejected"] - rejected
+        staged[split] = episodes
+    _hold_out(config, staged, changes)
+    train = staged.get("train") or next(iter(staged.values()))
+    tokenizer = Tokenizer.load(Path(config.tokenizer.path)) if config.tokenizer.path else _train(config, train, report)
+    tokenizer.save(folder)
+    statistics = {}
+    for split, episodes in staged.items():
+        if not episodes:
+            raise DataError(f"the {split} split holds no episode: nothing could be read from {', '.join(map(str, files.get(split, ())))}")
+        limiter = Limiter(config.limits, tokenizer, changes[split])
+        writer = EpisodeWriter(folder / split)
+        for episode in _progress(episodes, report, f"writing {split}"):
+            if limited := limiter(episode):
+                writer.write(encode_row(limited, tokenizer))
+        writer.close()
+        statistics[split] = measure(folder / split) | {"changes": {k: v for k, v in sorted(changes[split].items()) if v}}
+    return {
+        "format": FORMAT,
+        "name": config.name,
+        "source": config.source,
+        "config": asdict(config),
+        "tokenizer": {"fingerprint": tokenizer.fingerprint, "pieces": len(tokenizer)},
+        "values": values_of(train, config.augment.rename.relations),
+        "statistics": statistics,
+    }
+
+
+def _splits(config: DataConfig, files: dict[str, list[Path]]) -> list[str]:
+    return [s for s in SPLITS if s in files] if files else list(SPLITS)
+
+
+def _progress(items: Iterable[Episode], report: Report, stage: str) -> Iterator[Episode]:
+    n = 0
+    for n, item in enumerate(items, 1):
+        if n % 64 == 0:
+            report(stage, n)
+        yield item
+    report(stage, n)
+
+
+def _read(
+    config: DataConfig, files: dict[str, list[Path]], split: str, counts: Counter[str], rejects: _Rejects
+) -> Iterator[Episode]:
+    source = find_source(config.source)
+    options = make_options(source, config.options)
+    clean = Cleaner(config.clean, counts)
+    where = Where(split, config.seed, rejects)
+    if config.source == "parallel":
+        groups: list[Any] = [files[split]]  # the two sides are read together
+    else:
+        groups = list(files[split]) if source.needs_file else [None]
+    for group in groups:
+        for episode in source.read(group, options, where):
+            try:
+                checked = episode.validate()
+            except DataError as error:
+                rejects(error.at(episode.id), {"episode": episode.id})
+                continue
+            if cleaned := clean(checked):
+                yield cleaned
+
+
+def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]]) -> None:
+    """Takes a share of the training episodes for splits that have no file of their own."""
+    shares = {split: float(share) for split, share in config.hold_out.items() if share}
+    if not shares:
+        return
+    if sum(shares.values()) >= 1 or any(split not in SPLITS[1:] or split in staged for split in shares):
+        raise ConfigError(f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none")
+    episodes = staged["train"]
+    random.Random(config.seed).shuffle(episodes)
+    total = len(episodes)
+    for split, share in shares.items():
+        take = max(1, round(share * total))
+        staged[split], episodes = episodes[:take], episodes[take:]
+        changes[split] = Counter({"episodes held out of train": take})
+    staged["train"] = episodes
+
+
+def _train(config: DataConfig, episodes: list[Episode], report: Report) -> Tokenizer:
+    """A tokenizer from a sample of the training split, whole episodes in random order up to `sample_mb`."""
+    report("training tokenizer", 0)
+    order = list(range(len(episodes)))
+    random.Random(config.seed).shuffle(order)
+
+    def texts() -> Iterator[str]:
+        budget = config.tokenizer.sample_mb << 20
+        rng = random.Random(config.seed)
+        rename = Renamer(config.augment.rename, values_of(episodes, config.augment.rename.relations))
+        for n in order:
+            episode = rename(episodes[n], rng)  # made-up names shall be cut into syllables, not letters
+            for text in (*(e.text for e in episode.entries), *(t for x in episode.examples for t in (x.input, x.target))):
+                budget -= len(text)
+                yield text
+            if budget <= 0:
+                return
+
+    return train_tokenizer(texts(), config.tokenizer.vocab_size, config.seed)
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Counts and token lengths of a split, read back from disk."""
+    entries, inputs, targets, sees = (list(column) for column in zip(*EpisodeDataset(folder).lengths(), strict=True))
+
+    def spread(parts: list[np.ndarray]) -> dict[str, float]:
+        values = np.concatenate(parts) if parts else np.zeros(0)
+        if not len(values):
+            return {"mean": 0.0, "median": 0, "p95": 0, "max": 0}
+        p50, p95 = np.percentile(values, [50, 95])
+        return {"mean": round(float(values.mean()), 1), "median": int(p50), "p95": int(p95), "max": int(values.max())}
+
+    return {
+        "episodes": len(entries),
+        "examples": sum(map(len, targets)),
+        "entries": sum(map(len, entries)),
+        "tokens": int(sum(part.sum() for column in (entries, inputs, targets) for part in column)),
+        "bytes": (folder / ARROW_FILE).stat().st_size,
+        "entries per episode": spread([np.array([len(e) for e in entries])]),
+        "entries seen per example": spread(sees),
+        "input tokens": spread(inputs),
+        "target tokens": spread(targets),
+        "entry tokens": spread(entries),
+    }

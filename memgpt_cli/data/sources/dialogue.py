@@ -1,0 +1,201 @@
+"""Dialogues: one example a reply. The last `turns` messages are its input, everything older is memory."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources.lines import parse_json, read_json_records, read_lines, read_text_file, text_field
+from memgpt_cli.errors import DataError
+from memgpt_cli.schema import Entry, Episode, Example, render_triple
+
+
+@dataclass(frozen=True)
+class DialogueOptions:
+    """
+    turns: how many messages are the input; older ones are entries.
+    reply: the speaker whose messages are targets; empty for every speaker.
+    messages, speaker, text, knowledge: field names of the generic format.
+    knowledge_base: a JSON file of triples for the whole data, {head: [[head, relation, tail], …]} or a list.
+    knowledge_from: past (what a real system could know: the triples already said) | dialogue (the triples annotated
+        anywhere in the dialogue, future turns included: the protocol of KdConv's "+know" models, an oracle).
+    """
+
+    turns: int = 2
+    reply: str = ""
+    messages: str = "messages"
+    speaker: str = "role"
+    text: str = "content"
+    knowledge: str = "knowledge"
+    knowledge_base: str = ""
+    knowledge_from: str = "past"
+
+
+class Turn(NamedTuple):
+    speaker: str
+    text: str
+    evidence: tuple[str, ...] = ()  # texts of facts this message rests on
+
+
+class Fact(NamedTuple):
+    text: str
+    meta: dict[str, Any]
+
+
+def render_turn(speaker: str, text: str) -> str:
+    return f"{speaker}: {text}" if speaker else text
+
+
+def fact(head: str, relation: str, tail: str) -> Fact:
+    return Fact(render_triple(head, relation, tail), {"triple": [head, relation, tail]})
+
+
+def dialogue_episode(name: str, events: Iterable[Turn | Fact], options: DialogueOptions, task: str = "dialogue") -> Episode:
+    """An episode from what happened in a dialogue, in order: messages and the facts that became known between them.
+
+    A reply sees the entries up to the newest fact or the newest message older than its input, whichever is later:
+    never itself, never what comes after it.
+    """
+    entries: list[Entry] = []
+    turns: list[Turn] = []
+    turn_entry: list[int] = []  # the entry of each turn
+    facts: dict[str, int] = {}
+    examples: list[Example] = []
+    known = 0  # entries up to the newest fact
+    for event in events:
+        if isinstance(event, Fact):
+            if event.text not in facts:
+                facts[event.text] = len(entries)
+                entries.append(Entry(event.text, "fact", event.meta))
+                known = len(entries)
+            continue
+        if turns and (not options.reply or event.speaker == options.reply):
+            window = turns[-options.turns :]
+            older = turn_entry[-options.turns] if len(turns) >= options.turns else 0
+            sees = max(known, older)
+            said = tuple(facts[f] for f in event.evidence if facts.get(f, sees) < sees)
+            source = "\n".join(render_turn(t.speaker, t.text) for t in window)
+            examples.append(Example(source, event.text, sees, evidence=said, task=task))
+        turn_entry.append(len(entries))
+        entries.append(Entry(render_turn(event.speaker, event.text), "turn", {"speaker": event.speaker}))
+        turns.append(event)
+    return Episode(name, tuple(entries), tuple(examples))
+
+
+def read_dialog_babi(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
+    """Dialog bAbI (Bordes and Weston, arXiv 1605.07683): `ID user<TAB>bot` lines; a line without a tab is a fact."""
+    events: list[Turn | Fact] = []
+    number, start = 0, 1
+
+    def close() -> Iterator[Episode]:
+        if events:
+            yield dialogue_episode(f"{path.name}:{start}", events, options)
+
+    for number, line in read_lines(path, where):
+        if not line.strip():
+            yield from close()
+            events, start = [], number + 1
+            continue
+        try:
+            _, _, rest = line.partition(" ")
+            if not line.split(" ", 1)[0].isdigit() or not rest:
+                raise DataError("expected 'ID text'")
+            if "\t" in rest:
+                user, _, bot = rest.partition("\t")
+                events += [Turn("user", user), Turn("bot", bot)]
+            else:
+                parts = rest.split(" ", 2)
+                if len(parts) != 3:
+                    raise DataError(f"expected a tab between user and bot, or a fact of three words, found {rest[:60]!r}")
+                events.append(fact(*parts))
+        except DataError as error:
+            where.reject(error.at(path, number), line)
+    yield from close()
+
+
+def load_knowledge_base(path: str) -> list[Fact]:
+    """Facts of a JSON knowledge base: a list of triples, or {head: [triple or [relation, tail], …]}."""
+    if not path:
+        return []
+    data = parse_json(read_text_file(Path(path)))
+    rows = data if isinstance(data, list) else [[head, *row][-3:] for head, rows in data.items() for row in rows]
+    seen: dict[str, Fact] = {}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, list) or len(row) != 3 or not all(isinstance(p, str) for p in row):
+            raise DataError(f"a triple of three texts expected, found {str(row)[:80]}", path, number)
+        triple = fact(*row)
+        seen.setdefault(triple.text, triple)
+    return list(seen.values())
+
+
+def _knowledge(turn_facts: list[list[Fact]], base: list[Fact], options: DialogueOptions) -> list[Fact]:
+    """Facts that stand before the first message."""
+    if options.knowledge_from == "dialogue":
+        return base + [f for facts in turn_facts for f in facts]
+    if options.knowledge_from != "past":
+        raise DataError(f"data.options.knowledge_from is '{options.knowledge_from}', expected past or dialogue")
+    return base
+
+
+def _with_facts(messages: list[Turn], turn_facts: list[list[Fact]], first: list[Fact]) -> Iterator[Turn | Fact]:
+    """Messages and their facts in order: what a message rests on is known once it was said, not before."""
+    yield from first
+    for turn, facts in zip(messages, turn_facts, strict=True):
+        yield turn._replace(evidence=tuple(f.text for f in facts))
+        yield from facts
+
+
+def read_kdconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
+    """KdConv (Zhou et al., ACL 2020): Chinese dialogues whose messages carry the triples they rest on."""
+    base = load_knowledge_base(options.knowledge_base)
+    for number, record in read_json_records(path, where):
+        try:
+            messages = record.get("messages")
+            if not isinstance(messages, list):
+                raise DataError("field 'messages' is missing or no list")
+            turns, facts = [], []
+            for n, message in enumerate(messages):
+                turns.append(Turn("AB"[n % 2], text_field(message, "message")))
+                facts.append([fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs", ())])
+            events = _with_facts(turns, facts, _knowledge(facts, base, options))
+            yield dialogue_episode(f"{path.parent.name}/{path.name}:{number}", events, options)
+        except DataError as error:
+            where.reject(error.at(path, number), record)
+
+
+def read_duconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
+    """DuConv (Wu et al., ACL 2019): knowledge and goal are given with the dialogue and stand before it."""
+    for number, record in read_json_records(path, where):
+        try:
+            if not isinstance(record.get("conversation"), list):
+                raise DataError("field 'conversation' is missing or no list")
+            facts = [fact(*triple) for triple in [*record.get("goal", ()), *record.get("knowledge", ())]]
+            turns = [Turn("AB"[n % 2], text) for n, text in enumerate(record["conversation"])]
+            yield dialogue_episode(f"{path.name}:{number}", [*facts, *turns], options)
+        except (DataError, TypeError) as error:
+            problem = error if isinstance(error, DataError) else DataError("a triple of three texts expected in 'knowledge'")
+            where.reject(problem.at(path, number), record)
+
+
+def read_dialogue(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
+    """Generic dialogues: JSON or JSONL records with a list of messages, each with a speaker, a text, and perhaps triples."""
+    base = load_knowledge_base(options.knowledge_base)
+    for number, record in read_json_records(path, where):
+        try:
+            messages = record.get(options.messages)
+            if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+                raise DataError(f"field '{options.messages}' is missing or no list of objects")
+            turns = [Turn(text_field(m, options.speaker), text_field(m, options.text)) for m in messages]
+            facts = [[_triple(t) for t in m.get(options.knowledge, ())] for m in messages]
+            given = [_triple(t) for t in record.get(options.knowledge, ())]
+            events = _with_facts(turns, facts, _knowledge(facts, base + given, options))
+            yield dialogue_episode(str(record.get("id", f"{path.name}:{number}")), events, options)
+        except DataError as error:
+            where.reject(error.at(path, number), record)
+
+
+def _triple(value: Any) -> Fact:
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(part, str) for part in value):
+        raise DataError(f"a triple of three texts expected, found {str(value)[:80]}")
+    return fact(*value)

@@ -1,0 +1,198 @@
+"""Attention: over one sequence (SelfAttention), and over an input and a shared memory at once (ReadAttention).
+
+Shapes: B rows, L tokens, D width, H heads, K width of a head; G episodes, E examples, T target, S input, M memory tokens.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memgpt_cli.schema import ModelConfig
+
+MASKED = -1e4  # a logit that softmax turns into an exact zero in fp32, and that stays finite when biases add up
+
+
+def rotate(x: Tensor, start: int = 0) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864) on [.., L, K], the first token standing at `start`."""
+    length, width = x.shape[-2:]
+    position = torch.arange(start, start + length, device=x.device, dtype=torch.float32)
+    angle = position[:, None] / 10000 ** (torch.arange(0, width, 2, device=x.device, dtype=torch.float32) / width)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class RelativeBias(nn.Module):
+    """T5's relative position bias (arXiv 1910.10683): logarithmic buckets of key minus query position, per head."""
+
+    def __init__(self, config: ModelConfig, bidirectional: bool) -> None:
+        super().__init__()
+        self.buckets, self.max_distance, self.bidirectional = config.relative_buckets, config.relative_max_distance, bidirectional
+        self.weight = nn.Embedding(self.buckets, config.n_heads)
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        """[H, queries, keys]; the last query stands at the last key."""
+        device = self.weight.weight.device
+        position = torch.arange(keys - queries, keys, device=device)
+        distance = torch.arange(keys, device=device)[None] - position[:, None]
+        buckets = self.buckets
+        if self.bidirectional:
+            buckets //= 2
+            offset = (distance > 0).long() * buckets
+            distance = distance.abs()
+        else:
+            offset, distance = torch.zeros_like(distance), (-distance).clamp(min=0)
+        exact = buckets // 2
+        far = exact + (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact) * (buckets - exact)
+        bucket = torch.where(distance < exact, distance, far.long().clamp(max=buckets - 1))
+        return self.weight(bucket + offset).permute(2, 0, 1)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself; incremental where a cache is given."""
+
+    def __init__(self, config: ModelConfig, causal: bool) -> None:
+        super().__init__()
+        inner = config.n_heads * config.d_kv
+        self.heads, self.causal, self.rope = config.n_heads, causal, config.position == "rope"
+        self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
+        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None, cache: dict[str, Tensor] | None = None) -> Tensor:
+        """x [B, L, D], bias broadcastable to [B, H, L, keys] -> [B, L, D]. The cache holds and receives [B, H, keys, K]."""
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        past = cache["k"].shape[2] if cache else 0
+        if self.rope:
+            q, k = rotate(q, past), rotate(k, past)
+        if cache is not None:
+            if cache:
+                k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
+            cache["k"], cache["v"] = k, v
+        if self.causal and bias is None and x.shape[1] > 1:
+            bias = causal_bias(x.shape[1], k.shape[2], x.device)
+        return self.o(attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """[B, H, L, K] attention. Short sequences on a CPU are written out: 4 to 12 times as fast there as PyTorch's kernel."""
+    if q.is_cuda or k.shape[2] > 256:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias if bias is None else bias.to(q.dtype), scale=scale)
+    logits = (q * scale) @ k.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
+    """[queries, keys]: MASKED where a key lies after its query; the last query stands at the last key."""
+    allowed = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return torch.zeros(queries, keys, device=device).masked_fill(~allowed, MASKED)
+
+
+class Packing:
+    """Places [G, Q] of the target tokens that are really there among the E*T of a padded batch.
+
+    Lengths of targets differ by far, and memory is long: reading it for the padding too would cost three times as much.
+    """
+
+    def __init__(self, places: Tensor, examples: int, length: int) -> None:
+        self.places, self.examples, self.length = places, examples, length
+        self.example = (places // length).clamp(max=examples - 1)  # [G, Q] whose token it is
+
+    def pack(self, x: Tensor) -> Tensor:
+        """[G, E, T, ..] -> [G, Q, ..]; padding is zero."""
+        flat = F.pad((x.flatten(3) if x.dim() > 3 else x[..., None]).flatten(1, 2), (0, 0, 0, 1))
+        out = flat.gather(1, self.places[..., None].expand(-1, -1, flat.shape[-1]))
+        return out.unflatten(2, x.shape[3:]) if x.dim() > 3 else out[..., 0]
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """[G, Q, D] -> [G, E, T, D]; padding is zero."""
+        out = x.new_zeros(x.shape[0], self.examples * self.length + 1, x.shape[-1])
+        out = out.scatter(1, self.places[..., None].expand_as(x), x)
+        return out[:, :-1].unflatten(1, (self.examples, self.length))
+
+    def of_example(self, x: Tensor) -> Tensor:
+        """[G, E, L] -> [G, Q, L], or [G, H, E, L] -> [G, H, Q, L]: each token gets its example's row."""
+        example = self.example[:, None, :, None] if x.dim() == 4 else self.example[..., None]
+        return x.gather(-2, example.expand(*x.shape[:-2], -1, x.shape[-1]))
+
+
+class SharedRead(torch.autograd.Function):
+    """softmax(q·kᵀ + bias)·v with the softmax's log-normaliser, so that it can be merged with another softmax.
+
+    Autograd would keep and copy several tensors of queries times memory tokens; this keeps one. Both outputs, and the
+    bias, carry gradients (checked in double precision against autograd by a test).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B, Q, K], k and v [B, M, K], bias [B, Q, M] -> read [B, Q, K], log-normaliser [B, Q], attention [B, Q, M]."""
+        logits = torch.baddbmm(bias, q, k.transpose(1, 2))
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        attention = logits.softmax(-1)
+        # twice as fast here as logsumexp: log Σ exp(x) = x - log softmax(x), taken at the largest x
+        largest, place = attention.max(-1)
+        normaliser = logits.gather(-1, place[..., None])[..., 0] - largest.log()
+        attention = attention.to(q.dtype)
+        out = attention @ v
+        ctx.save_for_backward(q, k, v, attention, out)
+        ctx.mark_non_differentiable(attention)
+        return out, normaliser, attention
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor, d_normaliser: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        q, k, v, attention, out = ctx.saved_tensors
+        d_logits = d_out @ v.transpose(1, 2)
+        d_logits.add_((d_normaliser - (d_out * out).sum(-1)).to(d_logits.dtype)[..., None]).mul_(attention)
+        return d_logits @ k, d_logits.transpose(1, 2) @ q, attention.transpose(1, 2) @ d_out, d_logits
+
+
+class ReadAttention(nn.Module):
+    """The one cross-attention: a single softmax over an example's input tokens, the null slot and the memory's tokens.
+
+    Keys and values of the memory are projected once for all the examples of an episode (`project`); the examples are told
+    apart by the bias alone. The softmax is computed in two parts, which are then merged by their normalisers.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.n_heads * config.d_kv
+        self.heads = config.n_heads
+        self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
+        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+
+    def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """[.., L, D] -> keys and values [.., H, L, K]."""
+        k, v = (f(states).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for f in (self.k, self.v))
+        return k, v
+
+    def forward(
+        self,
+        x: Tensor,
+        inputs: tuple[Tensor, Tensor],
+        memory: tuple[Tensor, Tensor],
+        bias: tuple[Tensor, Tensor],
+        packing: Packing,
+    ) -> tuple[Tensor, Tensor]:
+        """x [G, E, T, D], inputs [G, E, H, S, K] and memory [G, H, M, K] (keys, values), bias of inputs [G, E, S] and of
+        memory [G, H, Q, M] -> output [G, E, T, D], attention on memory [G, H, Q, M] (no gradient)."""
+        q = (self.q(x) * self.scale).unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [G, E, H, T, K]
+        own = q @ inputs[0].transpose(-1, -2) + bias[0][:, :, None, None]
+        found = own.softmax(-1, dtype=torch.float32).to(x.dtype) @ inputs[1]  # [G, E, H, T, K]
+        if not memory[0].shape[2]:
+            return self.o(found.transpose(2, 3).flatten(3)), bias[1]
+        packed = packing.pack(q.transpose(2, 3)).transpose(1, 2)  # [G, H, Q, K]
+        flat = [t.flatten(0, 1) for t in (packed, *memory, bias[1].to(x.dtype))]
+        read, normaliser, attention = (t.unflatten(0, packed.shape[:2]) for t in SharedRead.apply(*flat))
+        # the share of memory in the joint softmax
+        share = torch.sigmoid(normaliser.transpose(1, 2) - packing.pack(own.float().logsumexp(-1).transpose(2, 3)))  # [G, Q, H]
+        share_at = packing.unpack(share)[..., None].to(x.dtype)  # [G, E, T, H, 1]
+        read_at = packing.unpack(read.transpose(1, 2).flatten(2)).unflatten(-1, (self.heads, -1))
+        out = (found.transpose(2, 3) * (1 - share_at) + read_at * share_at).flatten(3)
+        return self.o(out), attention * share.detach().transpose(1, 2)[..., None]

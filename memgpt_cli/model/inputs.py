@@ -1,0 +1,67 @@
+"""What the model is given: every different text once, and where it is read.
+
+Shapes: G episodes, E examples of each, S input tokens, T target tokens, N entries, M memory tokens,
+Q target tokens of an episode.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Batch:
+    """Episodes side by side. Texts that occur twice are encoded once; token indices point into their states.
+
+    texts           list of [n, L]  ids of the different texts, in groups of like length; 0 pads
+    input_text      [G, E]          which text each input is (row over all groups)
+    input_tokens    [G, E, S]       its ids
+    input_index     [G, E, S]       its tokens among all token states
+    entry_text      [G, N]          which text each entry is
+    entry_kind      [G, N]          index into schema.KINDS, -1 where there is no entry
+    memory_tokens   [G, M]          ids of the entries' tokens, packed; slot 0 is the null slot, 0 pads
+    memory_index    [G, M]          those tokens among all token states
+    memory_entry    [G, M]          the entry each token belongs to
+    memory_before   [G, M, 3]       the 1st, 2nd, 3rd id before each token within its entry
+    input_before    [G, E, S, 3]    likewise for inputs
+    sees            [G, E]          how many entries each example sees, -1 where there is no example
+    targets         [G, E, T]       ids that end in EOS; 0 pads
+    packed          [G, Q]          places of the real target tokens among E*T, E*T pads: what memory is read for
+    evidence        [K, 3]          (episode, example, entry) where the data names it
+    rows            list of (episode row, example) pairs in reading order, to put predictions back
+    """
+
+    texts: list[Tensor]
+    input_text: Tensor
+    input_tokens: Tensor
+    input_index: Tensor
+    input_before: Tensor
+    entry_text: Tensor
+    entry_kind: Tensor
+    memory_tokens: Tensor
+    memory_index: Tensor
+    memory_entry: Tensor
+    memory_before: Tensor
+    sees: Tensor
+    targets: Tensor
+    packed: Tensor
+    evidence: Tensor
+    rows: list[list[tuple[int, int]]]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        def move(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.to(device, non_blocking=True)
+            return [move(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
+
+        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+
+    @property
+    def examples(self) -> int:
+        return int((self.sees >= 0).sum())
+
+    @property
+    def target_tokens(self) -> int:
+        return int((self.targets != 0).sum())

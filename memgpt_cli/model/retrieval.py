@@ -1,0 +1,74 @@
+"""Which entries are read, and with what bias: the learned score between an input and an entry.
+
+    logit(token) = q·k_token + β·log softmax over the entries read(score) + bias(kind, age)
+
+The softmax runs over the entries that are read, not over the store: normalised over the store, answers decay as it grows.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memgpt_cli.model.attention import MASKED
+from memgpt_cli.schema import KINDS, TIMELESS, ModelConfig
+
+
+class Choice(NamedTuple):
+    scores: Tensor  # [G, E, N]
+    chosen: Tensor  # [G, E, N] bool: read by this example
+    visible: Tensor  # [G, E, N] bool
+    bias: Tensor  # [G, H, E, N], MASKED where not chosen
+
+
+class Retriever(nn.Module):
+    """Scores entries against inputs and turns scores, kinds and ages into the bias of what is read."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, self.config = config.d_model, config.memory
+        self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
+        self.scale = nn.Parameter(torch.tensor(self.config.score_scale))
+        self.beta = nn.Parameter(torch.tensor(self.config.beta))
+        # 2.0: eight entries read with equal scores then weigh about as much as the input
+        self.age_bias = nn.Parameter(torch.full((len(KINDS), self.config.age_buckets, config.n_heads), 2.0))
+        timed = torch.tensor([kind not in TIMELESS for kind in KINDS])
+        self.register_buffer("timed", timed, persistent=False)
+
+    def queries(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.query(pooled), dim=-1)
+
+    def keys(self, pooled: Tensor) -> Tensor:
+        """[.., D] -> [.., D] of length 1: what the store keeps of an entry."""
+        return F.normalize(self.key(pooled), dim=-1)
+
+    def age_bucket(self, age: Tensor) -> Tensor:
+        """Ages 1, 2, … to logarithmic buckets."""
+        exact = self.config.age_buckets // 2
+        age = age.clamp(min=1)
+        far = exact + (age.float() / exact).log() / math.log(self.config.max_time / exact) * (self.config.age_buckets - exact)
+        return torch.where(age <= exact, age - 1, far.long().clamp(max=self.config.age_buckets - 1))
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, kinds: Tensor, sees: Tensor, top_k: int = 0, only: Tensor | None = None
+    ) -> Choice:
+        """queries [G, E, D], keys [G, N, D], kinds [G, N] (-1: none), sees [G, E] -> Choice.
+
+        top_k 0 is the configured one; `only` [G, E, N] restricts what may be chosen (the oracle of an ablation).
+        """
+        entries = keys.shape[1]
+        scores = self.scale * queries.float() @ keys.float().transpose(1, 2)
+        time = torch.arange(entries, device=keys.device)
+        visible = (time < sees[..., None]) & (kinds >= 0)[:, None]
+        limit = top_k or self.config.top_k
+        chosen = visible
+        if limit < entries:
+            best = scores.masked_fill(~visible, -math.inf).topk(limit, -1).indices
+            chosen = torch.zeros_like(visible).scatter(2, best, True) & visible
+        prior = self.beta * scores.masked_fill(~chosen, MASKED).log_softmax(-1)
+        kind = kinds.clamp(min=0)[:, None].expand_as(scores)
+        age = torch.where(self.timed[kind], sees[..., None] - time, torch.ones_like(kind))
+        bias = prior[..., None] + self.age_bias[kind, self.age_bucket(age)]
+        return Choice(scores, chosen, visible, bias.masked_fill(~chosen[..., None], MASKED).permute(0, 3, 1, 2))

@@ -1,0 +1,306 @@
+"""The memory Transformer: an encoder of inputs and entries, one score, one read, one decoder.
+
+    encode(tokens)             [B, L] -> states [B, L, D]
+    read(batch)                everything the decoder attends to, projected once
+    decode(said, context)      [G, E, T] -> hidden [G, E, T, D]
+    log_probs(hidden, …)       [G, E, T, V]
+
+Shapes: B texts, L tokens, D width, H heads, V vocabulary; G episodes, E examples of each, S input, T target, N entries,
+M memory tokens.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from memgpt_cli.model.attention import MASKED, Packing, RelativeBias, causal_bias
+from memgpt_cli.model.inputs import Batch
+from memgpt_cli.model.layers import DecoderLayer, EncoderLayer
+from memgpt_cli.model.pointer import BACK, Pointed, Pointer, copied_distribution, copied_mass, copyable, mix
+from memgpt_cli.model.retrieval import Choice, Retriever
+from memgpt_cli.schema import KINDS, ModelConfig
+
+
+@dataclass
+class Context:
+    """What the examples of a batch read: one per batch when training, kept through the steps when generating."""
+
+    layers: list[dict[str, Any]]  # per decoder layer: keys and values of inputs and memory
+    input_bias: Tensor  # [G, E, S]: MASKED on padding
+    memory_bias: Tensor  # [G, H, E, M]: what each example may read, and how much
+    pointer: dict[str, Tensor]  # keys, bias and preceding ids for the pointer head; empty without one
+    input_tokens: Tensor  # [G, E, S]
+    memory_tokens: Tensor  # [G, M]
+    memory_entry: Tensor  # [G, M]
+    choice: Choice
+    caches: list[dict[str, Tensor]] = field(default_factory=list)
+    said: Tensor | None = None  # [G, E, t] ids so far, when incremental
+
+    def select(self, rows: Tensor) -> "Context":
+        """Reorders the examples of a one-episode context (beams): rows [E'] into [E]. The memory stays shared."""
+        layers = [
+            {**layer, "inputs": tuple(t[:, rows] for t in layer["inputs"])} for layer in self.layers
+        ]
+        by_example = ("input_keys", "input_bias", "memory_bias", "input_before")
+        pointer = {k: v[:, rows] if k in by_example else v for k, v in self.pointer.items()}
+        choice = Choice(self.choice.scores[:, rows], self.choice.chosen[:, rows], self.choice.visible[:, rows], self.choice.bias[:, :, rows])
+        caches = [{k: v[rows] for k, v in cache.items()} for cache in self.caches]
+        said = self.said[:, rows] if self.said is not None else None
+        return replace(self, layers=layers, input_bias=self.input_bias[:, rows], memory_bias=self.memory_bias[:, :, rows], pointer=pointer, input_tokens=self.input_tokens[:, rows], choice=choice, caches=caches, said=said)
+
+
+@dataclass
+class Decoded:
+    hidden: Tensor  # [G, E, T, D]
+    attention: Tensor  # [G, H, Q, M] on memory, of the last layer
+    said: Tensor  # [G, E, T, BACK]
+    packing: Packing
+
+
+class Stack(nn.Module):
+    """Layers, their shared position bias, and the last norm."""
+
+    def __init__(self, config: ModelConfig, decoder: bool) -> None:
+        super().__init__()
+        count, kind = (config.n_decoder_layers, DecoderLayer) if decoder else (config.n_encoder_layers, EncoderLayer)
+        self.layers = nn.ModuleList(kind(config) for _ in range(count))
+        self.position = RelativeBias(config, bidirectional=not decoder) if config.position == "relative" else None
+        self.norm = nn.RMSNorm(config.d_model, config.norm_eps)
+
+
+class MemoryTransformer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder, self.decoder = Stack(config, decoder=False), Stack(config, decoder=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.retriever = Retriever(config)
+        self.time, self.kind = nn.Embedding(config.memory.max_time, config.d_model), nn.Embedding(len(KINDS), config.d_model)
+        self.null = nn.Parameter(torch.zeros(config.d_model))
+        self.pointer = Pointer(config) if config.copy else None
+        self.apply(self._initialise)
+        for name, weight in self.named_parameters():
+            if name.endswith(("o.weight", "down.weight")):
+                depth = config.n_decoder_layers if name.startswith("decoder") else config.n_encoder_layers
+                weight.data.div_(math.sqrt(2 * depth))
+        for table in (self.time, self.kind):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.null, std=0.02)
+
+    def _initialise(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.d_model**-0.5 if self.config.scale_embeddings else 1.0)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        x = self.embedding(tokens)
+        return self.dropout(x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Ids [B, L] (0 pads) -> states [B, L, D]; inputs and entries alike, positions from 0."""
+        bias = torch.zeros(tokens.shape, device=tokens.device).masked_fill(tokens == 0, MASKED)[:, None, None]
+        if self.encoder.position is not None:
+            bias = bias + self.encoder.position(tokens.shape[1], tokens.shape[1])
+        x = self.embed(tokens)
+        for layer in self.encoder.layers:
+            x = layer(x, bias)
+        return self.dropout(self.encoder.norm(x))
+
+    def encode_texts(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Groups of ids [n, L] -> token states [1 + tokens, D] (row 0 is the null slot) and means [texts, D]."""
+        states, means = [self.null[None]], []
+        for tokens in texts:
+            h = self.encode(tokens)
+            real = (tokens != 0)[..., None]
+            means.append((h * real).sum(1) / real.sum(1).clamp(min=1))
+            states.append(h.flatten(0, 1))
+        return torch.cat([s.to(states[-1].dtype) for s in states]), torch.cat(means)
+
+    def read(self, batch: Batch, top_k: int = 0, only: Tensor | None = None) -> Context:
+        """Encodes the batch's texts, chooses the entries each example reads, and projects keys and values once.
+
+        Args:
+            top_k: entries read per example; 0 takes the configured number.
+            only: [G, E, N] restricts what may be read (the oracle of an ablation).
+        """
+        states, means = self.encode_texts(batch.texts)
+        queries, keys = self.retriever.queries(means[batch.input_text]), self.retriever.keys(means[batch.entry_text])
+        kinds = batch.entry_kind
+        choice = self.retriever(queries, keys, kinds, batch.sees, top_k, only)
+        inputs = states[batch.input_index]  # [G, E, S, D]
+        memory = states[batch.memory_index]  # [G, M, D]
+        kind = kinds.gather(1, batch.memory_entry).clamp(min=0)  # [G, M]
+        timed = self.retriever.timed[kind][..., None]
+        time = self.time(batch.memory_entry.clamp(max=self.config.memory.max_time - 1))
+        real = (batch.memory_tokens != 0)[..., None]
+        memory = memory + (real * (self.kind(kind) + timed * time)).to(memory.dtype)
+        input_bias = torch.zeros(batch.input_tokens.shape, device=states.device).masked_fill(batch.input_tokens == 0, MASKED)
+        memory_bias = self._memory_bias(batch, choice)
+        layers = [{"inputs": layer.read.project(inputs), "memory": layer.read.project(memory)} for layer in self.decoder.layers]
+        pointer = {}
+        if self.pointer is not None:
+            # the null slot and ends of texts say nothing, so they are never pointed at
+            pointer = {
+                "input_keys": self.pointer.keys(inputs),
+                "memory_keys": self.pointer.keys(memory),
+                "input_bias": input_bias.masked_fill(~copyable(batch.input_tokens), MASKED),
+                "memory_bias": memory_bias.mean(1).masked_fill(~copyable(batch.memory_tokens)[:, None], MASKED),
+                "input_before": batch.input_before,
+                "memory_before": batch.memory_before,
+            }
+        tokens = (batch.input_tokens, batch.memory_tokens, batch.memory_entry)
+        return Context(layers, input_bias, memory_bias, pointer, *tokens, choice)
+
+    def _memory_bias(self, batch: Batch, choice: Choice) -> Tensor:
+        """[G, H, E, M]: its entry's bias on each token, 0 on the null slot where anything is seen at all."""
+        entry = batch.memory_entry[:, None, None].expand(-1, self.config.n_heads, batch.sees.shape[1], -1)
+        bias = choice.bias.gather(3, entry).masked_fill((batch.memory_tokens == 0)[:, None, None], MASKED)
+        if not bias.shape[3]:
+            return bias
+        null = torch.zeros_like(bias[..., :1]).masked_fill((batch.sees <= 0)[:, None, :, None], MASKED)
+        return torch.cat([null, bias[..., 1:]], -1)
+
+    def decode(self, said: Tensor, context: Context, packed: Tensor | None = None, incremental: bool = False) -> Decoded:
+        """Ids [G, E, T] (0 starts) -> hidden states [G, E, T, D] and the last layer's attention.
+
+        Args:
+            packed: [G, Q] the places among E*T that are real; all of them where None.
+            incremental: `said` continues what the context's caches hold, and they grow by it.
+        """
+        examples, length = said.shape[1:]
+        if packed is None:
+            packed = torch.arange(examples * length, device=said.device).expand(said.shape[0], -1)
+        packing = Packing(packed, examples, length)
+        before = context.said if incremental and context.said is not None else said[:, :, :0]
+        everything = torch.cat([before, said], 2)
+        if incremental:
+            context.said = everything
+            if not context.caches:
+                context.caches = [{} for _ in self.decoder.layers]
+        x = self.embed(said)
+        bias = None
+        if self.decoder.position is not None:
+            total = everything.shape[2]
+            bias = self.decoder.position(length, total) + causal_bias(length, total, said.device)
+        read_bias = (context.input_bias, packing.of_example(context.memory_bias))
+        attention = x
+        for n, layer in enumerate(self.decoder.layers):
+            cache = context.caches[n] if incremental else None
+            x, attention = layer(x, bias, {**context.layers[n], "bias": read_bias}, packing, cache)
+        newest = [F.pad(everything, (back, 0))[..., everything.shape[2] - length : everything.shape[2]] for back in range(BACK)]
+        return Decoded(self.dropout(self.decoder.norm(x)), attention, torch.stack(newest, -1), packing)
+
+    def vocab_logits(self, hidden: Tensor) -> Tensor:
+        """[.., D] -> [.., V] in fp32."""
+        if self.head is not None:
+            return self.head(hidden).float()
+        return F.linear(hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden, self.embedding.weight).float()
+
+    def point(self, decoded: Decoded, context: Context) -> Pointed:
+        assert self.pointer is not None
+        bias = (context.pointer["input_bias"], decoded.packing.of_example(context.pointer["memory_bias"]))
+        pointed: Pointed = self.pointer(decoded.hidden, context.pointer, decoded.said, bias, decoded.packing)
+        return pointed
+
+    def log_probs(self, decoded: Decoded, context: Context) -> Tensor:
+        """[G, E, T, V]: log-probabilities of the next token at every place that was decoded."""
+        vocab = self.vocab_logits(decoded.hidden).log_softmax(-1)
+        if self.pointer is None:
+            return vocab
+        packing, pointed = decoded.packing, self.point(decoded, context)
+        tokens = (context.input_tokens, context.memory_tokens)
+        copied = copied_distribution(pointed, tokens, self.config.vocab_size, packing)
+        return packing.unpack(mix(packing.pack(vocab), copied, pointed.gate[..., None]))
+
+    def forward(self, input_ids: Tensor, target_ids: Tensor) -> Tensor:
+        """Without memory: inputs [B, S] and targets [B, T] (0 pads) -> log-probabilities [B, T, V], or logits without a pointer."""
+        batch = plain_batch(input_ids, target_ids)
+        context = self.read(batch)
+        decoded = self.decode(shift(batch.targets), context)
+        out = self.vocab_logits(decoded.hidden) if self.pointer is None else self.log_probs(decoded, context)
+        return out[:, 0]
+
+    def target_logprobs(self, batch: Batch, context: Context, smoothing: bool = False) -> "Scored":
+        """Log-probability of each target token, without a distribution over the vocabulary for what is copied."""
+        decoded = self.decode(shift(batch.targets), context, batch.packed)
+        packing = decoded.packing
+        targets = packing.pack(batch.targets)
+        vocab = self.vocab_logits(packing.pack(decoded.hidden)).log_softmax(-1)
+        logp = vocab.gather(-1, targets[..., None])[..., 0]
+        copied = None
+        read = attention = decoded.attention.mean(1)  # [G, Q, M]
+        if self.pointer is not None:
+            pointed = self.point(decoded, context)
+            copied, everywhere = copied_mass(pointed, (context.input_tokens, context.memory_tokens), targets, packing)
+            logp = mix(logp, copied, pointed.gate)
+            read = everywhere[..., context.input_tokens.shape[-1] :]
+        return Scored(
+            logp=logp,
+            real=targets != 0,
+            targets=targets,
+            example=packing.example,
+            copied=copied,
+            memory_attention=read,
+            null=attention[..., 0] if attention.shape[-1] else None,
+            smooth=-vocab.mean(-1) if smoothing else None,
+        )
+
+
+@dataclass
+class Scored:
+    """Target tokens packed by episode, [G, Q]; where `real` is False there is none."""
+
+    logp: Tensor  # [G, Q]
+    real: Tensor  # [G, Q] bool
+    targets: Tensor  # [G, Q] ids
+    example: Tensor  # [G, Q] whose token it is
+    copied: Tensor | None  # [G, Q] the pointer's mass on the target, 0 where the context does not hold it
+    memory_attention: Tensor  # [G, Q, M]: the pointer's, or the last layer's
+    null: Tensor | None  # [G, Q] mass on the null slot, last layer
+    smooth: Tensor | None  # [G, Q] mean negative log-probability over the vocabulary
+
+    def by_example(self, values: Tensor, examples: int) -> Tensor:
+        """[G, Q] summed over each example's tokens: [G, E]."""
+        out = values.new_zeros(values.shape[0], examples)
+        return out.scatter_add(1, self.example, values * self.real)
+
+
+def shift(targets: Tensor) -> Tensor:
+    """What is said before each target token: targets one place later, 0 first."""
+    return F.pad(targets, (1, -1))
+
+
+def plain_batch(input_ids: Tensor, target_ids: Tensor) -> Batch:
+    """Inputs and targets without memory as a batch of one-example episodes."""
+    count, length = input_ids.shape
+    rows = torch.arange(count, device=input_ids.device)[:, None]
+    index = 1 + torch.arange(count * length, device=input_ids.device).view(count, 1, length)
+    before = torch.stack([F.pad(input_ids, (n, 0))[:, :length] for n in range(1, BACK + 1)], -1)[:, None]
+    none = input_ids.new_zeros(count, 0)
+    return Batch(
+        texts=[input_ids],
+        input_text=rows,
+        input_tokens=input_ids[:, None],
+        input_index=index,
+        input_before=before,
+        entry_text=none,
+        entry_kind=none,
+        memory_tokens=none,
+        memory_index=none,
+        memory_entry=none,
+        memory_before=input_ids.new_zeros(count, 0, BACK),
+        sees=rows * 0,
+        targets=target_ids[:, None],
+        packed=torch.arange(target_ids.shape[1], device=input_ids.device).expand(count, -1),
+        evidence=input_ids.new_zeros(0, 3),
+        rows=[[(n, 0)] for n in range(count)],
+    )

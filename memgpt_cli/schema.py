@@ -1,0 +1,165 @@
+"""The data model every layer shares: episodes of examples over one time-ordered memory, and the model's shape.
+
+    Episode  id · entries · examples
+    Entry    text · kind · meta            its time is its index in the episode
+    Example  input · target · references · sees · evidence · task
+
+An example sees the first `sees` entries: what stood in memory when its input was said.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from memgpt_cli.errors import ConfigError, DataError
+
+KINDS = ("fact", "turn", "chunk", "pair", "note")
+TIMELESS = ("fact", "pair")  # kinds whose place in memory says nothing
+TASKS = ("dialogue", "qa", "summarisation", "translation", "text")
+
+Meta = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One piece of memory: a dialogue turn, a fact, a document chunk, a translation pair, a note of the user's."""
+
+    text: str
+    kind: str = "note"
+    meta: Meta = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is asked (`input`), what is to be written (`target`), and how much memory existed by then (`sees`)."""
+
+    input: str
+    target: str
+    sees: int = 0
+    references: tuple[str, ...] = ()
+    evidence: tuple[int, ...] = ()
+    task: str = "dialogue"
+
+    @property
+    def all_references(self) -> tuple[str, ...]:
+        return self.references or (self.target,)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """Examples that share one memory: the unit on disk, in a batch and in an evaluation."""
+
+    id: str
+    entries: tuple[Entry, ...]
+    examples: tuple[Example, ...]
+    meta: Meta = field(default_factory=dict)
+
+    def validate(self) -> "Episode":
+        """Returns itself; raises DataError for what no model could be trained on."""
+        if not self.examples:
+            raise DataError("an episode needs at least one example, found none")
+        for n, entry in enumerate(self.entries):
+            if entry.kind not in KINDS:
+                raise DataError(f"entry {n} has kind '{entry.kind}', expected one of {', '.join(KINDS)}")
+            if not entry.text.strip():
+                raise DataError(f"entry {n} is empty")
+        for n, example in enumerate(self.examples):
+            if not example.target.strip():
+                raise DataError(f"example {n} has an empty target")
+            if not example.input.strip():
+                raise DataError(f"example {n} has an empty input")
+            if not 0 <= example.sees <= len(self.entries):
+                raise DataError(f"example {n} sees {example.sees} entries, but the episode has {len(self.entries)}")
+            if any(not 0 <= e < example.sees for e in example.evidence):
+                raise DataError(f"example {n} names evidence {example.evidence} outside the {example.sees} entries it sees")
+        return self
+
+
+SEPARATOR = " | "
+
+
+def _escape(part: str) -> str:
+    return part.replace("\\", "\\\\").replace("|", "\\|")
+
+
+def render_triple(head: str, relation: str, tail: str) -> str:
+    """A triple as entry text, `head | relation | tail`; `parse_triple` gives it back whatever the parts hold."""
+    return SEPARATOR.join(_escape(part) for part in (head, relation, tail))
+
+
+def parse_triple(text: str) -> tuple[str, str, str] | None:
+    """The triple that `render_triple` wrote, or None where the text is not one."""
+    parts, current, position = [], [], 0
+    while position < len(text):
+        if text[position] == "\\" and position + 1 < len(text):
+            current.append(text[position + 1])
+            position += 2
+        elif text.startswith(SEPARATOR, position):
+            parts.append("".join(current))
+            current = []
+            position += len(SEPARATOR)
+        else:
+            current.append(text[position])
+            position += 1
+    parts.append("".join(current))
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """How the decoder reads memory (`model.memory`)."""
+
+    top_k: int = 256  # entries read per example; all visible ones where fewer
+    sizes: tuple[int, ...] = (0,)  # while training: entries read, taken in turn by step; 0 is top_k
+    max_time: int = 512  # entries further back share the last time embedding
+    age_buckets: int = 16
+    beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
+    score_scale: float = 5.0  # of the cosine between query and key, at the start
+
+    def __post_init__(self) -> None:
+        _positive(self, "top_k", "max_time", "age_buckets")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a memory Transformer; T5's names where T5 has one."""
+
+    d_model: int = 128
+    n_heads: int = 4
+    d_kv: int = 32
+    d_ff: int = 256
+    n_encoder_layers: int = 2
+    n_decoder_layers: int = 2
+    activation: str = "silu"  # silu | gelu | relu
+    gated: bool = True
+    position: str = "rope"  # rope | relative (T5's buckets, shared by the layers)
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    norm_eps: float = 1e-6
+    dropout: float = 0.1
+    tie_embeddings: bool = True
+    scale_embeddings: bool = True  # multiply what goes in by d_model**0.5 (Transformer); T5 does not
+    scale_logits: bool = False  # multiply by d_model**-0.5 before a tied head (T5 v1.0)
+    scale_attention: bool = True  # divide attention logits by d_kv**0.5; T5 does not
+    copy: bool = True
+    memory: ReadConfig = field(default_factory=ReadConfig)
+    vocab_size: int = 0  # set from the tokenizer
+
+    def __post_init__(self) -> None:
+        _positive(self, "d_model", "n_heads", "d_kv", "d_ff", "n_encoder_layers", "n_decoder_layers")
+        if self.position == "rope" and self.d_kv % 2:
+            raise ConfigError(f"model.d_kv ({self.d_kv}) must be even for model.position=rope")
+        _one_of(self, "activation", ("silu", "gelu", "relu"))
+        _one_of(self, "position", ("rope", "relative"))
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.dropout is {self.dropout}, expected 0 <= dropout < 1")
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"model.{name} is {getattr(config, name)}, expected at least 1")
+
+
+def _one_of(config: Any, name: str, allowed: tuple[str, ...]) -> None:
+    if getattr(config, name) not in allowed:
+        raise ConfigError(f"model.{name} is '{getattr(config, name)}', expected one of {', '.join(allowed)}")

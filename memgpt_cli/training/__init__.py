@@ -1,0 +1,1 @@
+"""Training with Lightning: a thin module, an exact resume, a progress bar."""

@@ -1,0 +1,215 @@
+"""Callbacks: checkpoints that survive anything, a history with a plotted curve, and a progress bar."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from memgpt_cli.checkpoint import load_tree, save_tree
+from memgpt_cli.training.module import MemoryModule
+
+HISTORY, CURVE, CHECKPOINTS = "history.jsonl", "learning_curve.png", "checkpoints"
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints as safetensors + JSON folders."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        save_tree(Path(path), checkpoint)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        tree: dict[str, Any] = load_tree(Path(path))
+        return tree
+
+    def remove_checkpoint(self, path: Any) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Whole checkpoints of a run, the newest first."""
+    return sorted((p for p in (run / CHECKPOINTS).glob("step-*") if p.is_dir()), reverse=True)
+
+
+class KeepCheckpoints(L.Callback):
+    """Saves every `every` steps and at the end; keeps the last few. The best model by validation loss goes to `model/`."""
+
+    def __init__(self, run: Path, every: int, keep: int, save_best: Callable[[MemoryModule, dict[str, Any]], None]) -> None:
+        self.run, self.every, self.keep, self.save_best = run, every, keep, save_best
+        self.best: float | None = None
+        self.waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.waited = state["best"], state["waited"]
+
+    def save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.run / CHECKPOINTS / f"step-{trainer.global_step:08d}")
+        if trainer.is_global_zero:
+            for old in checkpoint_folders(self.run)[self.keep :]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        loss = float(trainer.callback_metrics["val/loss"])
+        if self.best is None or loss < self.best:
+            self.best, self.waited = loss, 0
+            if trainer.is_global_zero:
+                scores = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+                self.save_best(module, {"step": trainer.global_step, **scores})
+        else:
+            self.waited += 1
+        patience = module.config.trainer.patience
+        if patience and self.waited >= patience:
+            trainer.should_stop = True
+
+
+class History(L.Callback):
+    """Writes what happened to history.jsonl and draws it."""
+
+    def __init__(self, run: Path, every: int) -> None:
+        self.run, self.every = run, every
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        """Forgets what a killed run wrote past its last checkpoint: those steps happen again."""
+        if trainer.is_global_zero and (self.run / HISTORY).is_file():
+            rows = [r for r in read_history(self.run) if r["step"] <= trainer.global_step]
+            (self.run / HISTORY).write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+    def write(self, trainer: L.Trainer, row: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            with open(self.run / HISTORY, "a") as file:
+                file.write(json.dumps({"step": trainer.global_step, **row}) + "\n")
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        step = trainer.global_step
+        if step % self.every == 0 or step <= 10:
+            self.write(trainer, module.latest | {"lr": trainer.optimizers[0].param_groups[0]["lr"]})
+            if trainer.logger:
+                trainer.logger.log_metrics({f"train/{k}": v for k, v in module.latest.items()}, step)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not trainer.sanity_checking:
+            self.write(trainer, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.is_global_zero:
+            draw_curve(self.run)
+
+
+def read_history(run: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in (run / HISTORY).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # the line a killed run was writing
+            continue
+    return rows
+
+
+def draw_curve(run: Path) -> Path | None:
+    """The learning curve as a PNG; None where there is nothing to draw yet."""
+    if not (run / HISTORY).is_file():
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = read_history(run)
+    train = [(r["step"], r["loss"]) for r in rows if "loss" in r]
+    valid = [(r["step"], r["val/loss"], r["val/exact"]) for r in rows if "val/loss" in r]
+    if not train:
+        return None
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
+    axes.plot(*zip(*train, strict=True), color="#4878a8", linewidth=1, label="training loss")
+    if valid:
+        steps, losses, exact = zip(*valid, strict=True)
+        axes.plot(steps, losses, color="#c04848", marker="o", markersize=3, label="validation loss")
+        right = axes.twinx()
+        right.plot(steps, [100 * e for e in exact], color="#489048", marker=".", label="validation exact (%)")
+        right.set_ylabel("exact targets (%)")
+        right.set_ylim(0, 100)
+    axes.set(xlabel="step", ylabel="loss per token (nats)", yscale="log", title=run.name)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.87), fontsize=8)
+    figure.tight_layout()
+    figure.savefig(run / CURVE)
+    pyplot.close(figure)
+    return run / CURVE
+
+
+class ShowProgress(L.Callback):
+    """A bar on a terminal; off it, a plain line now and then."""
+
+    def __init__(self, console: Console, every_seconds: float = 15.0) -> None:
+        self.console, self.every = console, every_seconds
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.began = self.said = time.monotonic()
+        self.tokens, self.valid, self.first = 0.0, "", trainer.global_step
+        if self.console.is_terminal and trainer.is_global_zero:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+            self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+            self.task = self.bar.add_task("training", total=trainer.max_steps, completed=trainer.global_step, note="")
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        now = time.monotonic()
+        self.tokens += module.latest["tokens"] * trainer.world_size
+        speed = self.tokens / max(1e-9, now - self.began)
+        note = f"loss {module.latest['loss']:.3f} · {speed:,.0f} target tokens/s{self.valid}"
+        if self.bar:
+            self.bar.update(self.task, completed=trainer.global_step, note=note)
+        elif trainer.is_global_zero and now - self.said >= self.every:
+            left = (now - self.began) / (trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
+            self.console.print(f"step {trainer.global_step}/{trainer.max_steps} · {note} · {left / 60:.0f} min left", highlight=False)
+            self.said = now
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        loss, exact = (float(trainer.callback_metrics[k]) for k in ("val/loss", "val/exact"))
+        self.valid = f" · valid {loss:.4f}, {100 * exact:.1f} % exact"
+        self.console.print(f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %", highlight=False)
+
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+        sys.stdout.flush()
+
+
+class StopAfter(L.Callback):
+    """Ends training after so many minutes in all, resumed time included."""
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes, self.spent = minutes, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": self.spent + time.monotonic() - self.began}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.spent = state["spent"]
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        self.began = time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if self.minutes and self.spent + time.monotonic() - self.began > 60 * self.minutes:
+            trainer.should_stop = True

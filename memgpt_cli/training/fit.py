@@ -1,0 +1,200 @@
+"""A training run: data, model, Lightning trainer; resumed where it was left."""
+
+import json
+import logging
+import signal
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from torch.utils.data import DataLoader, Dataset
+
+from memgpt_cli.checkpoint import load_tree, save_model
+from memgpt_cli.config import Config, to_dict
+from memgpt_cli.data.augment import Renamer
+from memgpt_cli.data.batching import TrainStream, collate, parts_of, plan
+from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
+from memgpt_cli.errors import TrainingStopped, UsageError
+from memgpt_cli.model import Batch, MemoryTransformer
+from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.training.callbacks import (
+    CHECKPOINTS, History, KeepCheckpoints, SafeCheckpointIO, ShowProgress, StopAfter, checkpoint_folders,
+)  # fmt: skip
+from memgpt_cli.training.hardware import check_devices, tune_cpu
+from memgpt_cli.training.module import MemoryModule
+
+SETTINGS = "config.json"
+
+
+class _ValidationBatches(Dataset[Batch]):
+    """This process's share of a fixed set of validation batches."""
+
+    def __init__(self, data: EpisodeDataset, budget: int, limit: int, rank: int, world: int) -> None:
+        batches = plan(parts_of(data.lengths(), budget), budget, None)
+        if limit and len(batches) > limit:
+            batches = [batches[n * len(batches) // limit] for n in range(limit)]
+        self.data, self.batches = data, batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        parts = self.batches[index]
+        return collate([self.data.row(p.episode) for p in parts], [(p.first, p.last) for p in parts])
+
+
+class EpisodeData(L.LightningDataModule):
+    """Batches come ready-made, so the loaders batch nothing; each process takes its own."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        super().__init__()
+        self.folder, self.config = folder, config
+        self.tokenizer = Tokenizer.load(folder)
+        self.manifest = read_manifest(folder)
+
+    def _loader(self, dataset: Any) -> DataLoader[Batch]:
+        return DataLoader(dataset, batch_size=None, num_workers=0)
+
+    def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> TrainStream:
+        rename = self.config.data.augment.rename
+        renamer = Renamer(rename, self.manifest["values"]) if rename.relations and rename.probability else None
+        data = EpisodeDataset(self.folder / "train")
+        return TrainStream(data, self.tokenizer, self.config.trainer.batch_tokens, self.config.seed, renamer, start, rank, world)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        trainer = self.trainer
+        assert trainer is not None
+        return self._loader(self.stream(trainer.global_step, trainer.global_rank, trainer.world_size))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        trainer, settings = self.trainer, self.config.trainer
+        assert trainer is not None
+        split = self.folder / ("valid" if (self.folder / "valid").is_dir() else "train")
+        batches = _ValidationBatches(
+            EpisodeDataset(split), settings.batch_tokens, settings.val_batches, trainer.global_rank, trainer.world_size
+        )
+        return self._loader(batches)
+
+
+def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
+    torch.manual_seed(config.seed)
+    return MemoryTransformer(replace(config.model, vocab_size=len(tokenizer)))
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> list[str]:
+    out = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{place}.{key}" if place else key
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, name)
+        elif a != b:
+            out.append(f"{name} {a} -> {b}")
+    return out
+
+
+# settings that may change between a run and its resumption without making it another run
+_FREE = ("trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
+
+
+def prepare_run(config: Config, run: Path, fresh: bool) -> Path | None:
+    """The checkpoint to go on from, if any; raises UsageError where the run was started with other settings."""
+    settings = json.loads(json.dumps(to_dict(config)))
+    file = run / SETTINGS
+    if fresh and run.exists():
+        import shutil
+
+        shutil.rmtree(run)
+    if file.is_file():
+        changed = [d for d in _differences(json.loads(file.read_text()), settings) if not d.startswith(_FREE)]
+        if changed:
+            shown = "; ".join(changed[:5])
+            raise UsageError(f"run '{run.name}' was started with other settings ({shown}): add run=NAME for a new run, or --fresh to start over")
+    run.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings, ensure_ascii=False, indent=1))
+    found = checkpoint_folders(run)
+    return found[0] if found else None
+
+
+def train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool = False) -> dict[str, Any]:
+    """Trains, or goes on training, into the run folder; returns the last scores.
+
+    Raises UsageError for devices that are not there, TrainingStopped after Ctrl-C (the state is saved).
+    """
+    check_devices(config.trainer)
+    tune_cpu(config.trainer)
+    _quiet()
+    data = EpisodeData(data_folder, config)
+    resumed = prepare_run(config, run, fresh)
+    model = make_model(config, data.tokenizer)
+    module = MemoryModule(model, config)
+    settings = config.trainer
+
+    def save_best(trained: MemoryModule, scores: dict[str, Any]) -> None:
+        notes = {**scores, "data": str(data_folder)}
+        save_model(run / "model", trained.best_guess, data.tokenizer, replace(config, model=model.config), notes)
+
+    keep = KeepCheckpoints(run, settings.checkpoint_every, settings.keep_checkpoints, save_best)
+    trainer = L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        gradient_clip_val=config.optim.clip or None,
+        val_check_interval=min(settings.val_every, settings.max_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(str(run), name="", version="logs"),
+        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=settings.log_every,
+        use_distributed_sampler=False,
+    )
+    if trainer.is_global_zero:
+        size = sum(p.numel() for p in model.parameters())
+        at = f"resumed at step {int(resumed.name[5:])}" if resumed else "from the beginning"
+        console.print(f"training {run.name}: {size / 1e6:.2f} M parameters, {data.manifest['statistics']['train']['examples']:,} examples, {at}")
+    if resumed and load_tree(resumed)["global_step"] >= settings.max_steps:
+        console.print(f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew")
+        return {}
+    interrupted = _stop_gently(trainer)
+    trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
+    if trainer.global_step and not (run / CHECKPOINTS / f"step-{trainer.global_step:08d}").exists():
+        keep.save(trainer)
+    if interrupted:
+        raise TrainingStopped(f"stopped at step {trainer.global_step}, saved in {run}: the same command goes on from there")
+    if not (run / "model").is_dir() and trainer.is_global_zero:
+        save_best(module, {"step": trainer.global_step})
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _stop_gently(trainer: L.Trainer) -> list[int]:
+    """Ctrl-C ends training after the current step; a second one ends it at once."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        trainer.should_stop = True
+
+    signal.signal(signal.SIGINT, stop)
+    return caught
+
+
+def _quiet() -> None:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*num_workers.*")

@@ -1,0 +1,39 @@
+"""What the machine can do, and how PyTorch is set up for it."""
+
+import ctypes
+import platform
+import sys
+
+import torch
+
+from memgpt_cli.config import TrainerConfig
+from memgpt_cli.errors import UsageError
+
+
+def tune_cpu(config: TrainerConfig) -> None:
+    """Threads, matrix precision, and a malloc that keeps its pages.
+
+    glibc gives every freed tensor above 32 MiB back to the kernel and faults it in again, page by page: a third of the
+    time of a training step here (2.4 s with, 1.7 s without, same batch).
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision(config.matmul)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep what was freed
+
+
+def check_devices(config: TrainerConfig, preset: str = "") -> None:
+    """Raises UsageError where the trainer asks for GPUs that are not there, with what to type instead."""
+    if config.accelerator not in ("gpu", "cuda"):
+        return
+    found = torch.cuda.device_count()
+    if found >= config.devices:
+        return
+    instead = "trainer=cpu" if not found else "trainer=gpu1" if found == 1 else f"trainer=gpu4 trainer.devices={found}"
+    names = f" ({torch.cuda.get_device_name(0)})" if found else ""
+    raise UsageError(
+        f"trainer.devices is {config.devices} GPUs{preset}, found {found}{names}: type {instead} instead"
+    )

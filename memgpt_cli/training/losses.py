@@ -1,0 +1,62 @@
+"""The training objective: say the target, point at it where it stands, and score entries as they were read."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memgpt_cli.config import OptimConfig
+from memgpt_cli.model import Batch, Context
+from memgpt_cli.model.pointer import copyable
+from memgpt_cli.model.transformer import Scored
+
+
+@dataclass
+class Sums:
+    """Sums and counts of one batch. Divided by the counts of all processes, gradients equal those of one process."""
+
+    task: Tensor
+    pointing: Tensor
+    distil: Tensor
+    counts: Tensor  # [3]: target tokens, tokens that can be copied, examples that read memory
+
+    def loss(self, counts: Tensor, config: OptimConfig) -> Tensor:
+        task, pointing, distil = self.task / counts[0], self.pointing / counts[1], self.distil / counts[2]
+        return task + config.copy_weight * pointing + config.distil_weight * distil
+
+
+def entry_mass(scored: Scored, context: Context, examples: int, entries: int) -> Tensor:
+    """[G, E, N]: attention that each example's target tokens paid to each entry, summed."""
+    attention = scored.memory_attention * scored.real[..., None]
+    slots = attention.shape[-1]
+    by_example = attention.new_zeros(attention.shape[0], examples, slots)
+    by_example.scatter_add_(1, scored.example[..., None].expand_as(attention), attention)
+    by_example = by_example * (context.memory_tokens != 0)[:, None]
+    out = by_example.new_zeros(*by_example.shape[:2], entries)
+    return out.scatter_add_(2, context.memory_entry[:, None].expand_as(by_example), by_example)
+
+
+def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: float) -> Sums:
+    real = scored.real
+    nll = -scored.logp
+    if scored.smooth is not None:
+        nll = (1 - smoothing) * nll + smoothing * scored.smooth
+    task = (nll * real).sum()
+    zero = task.new_zeros(())
+    pointing, held = zero, zero
+    if scored.copied is not None:
+        where = real & copyable(scored.targets) & (scored.copied.detach() > 0)
+        pointing = -(scored.copied.clamp(min=1e-6).log() * where).sum()
+        held = where.sum()
+    distil, readers = zero, zero
+    entries = batch.entry_kind.shape[1]
+    if entries:
+        with torch.no_grad():
+            mass = entry_mass(scored, context, batch.sees.shape[1], entries)
+            total = mass.sum(-1)
+            reads = (total > 1e-3) & (context.choice.visible.sum(-1) > 1)
+            share = mass / total.clamp(min=1e-6)[..., None]
+        scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
+        distil = -((share * scores).sum(-1) * reads).sum()
+        readers = reads.sum()
+    return Sums(task, pointing, distil, torch.stack([real.sum(), held, readers]).float())
