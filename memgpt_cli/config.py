@@ -67,7 +67,8 @@ class ChatConfig:
     bot: str = "bot"
     turns: int = 2
     silence: str = ""  # what an empty line says
-    lookup: str = ""  # a reply that begins so names values: facts whose triples hold them all are recalled
+    lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
+    knowledge: str = ""  # a file of facts that every conversation may look up: "head relation<TAB>tail" lines, bundled or a path
 
 
 @dataclass(frozen=True)
@@ -195,15 +196,47 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
     """The configuration of a command with Hydra overrides; raises ConfigError with one line for a person."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
+        ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            raw = hydra_compose(command, overrides=[*overrides, *search])
+            raw = hydra_compose(command, overrides=[*overrides, *search], return_hydra_config=True)
+        with open_dict(raw):
+            raw.preset = raw.hydra.runtime.choices.model
+            del raw["hydra"]
         values = OmegaConf.to_container(raw, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(str(error), overrides, config_dir)) from error
+    assert isinstance(values, dict)
+    return build(Config, values)
+
+
+def override(base: Config, command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
+    """A run's own configuration with overrides on top: `group=preset` replaces a group, `key=value` a setting."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not overrides:
+        return base
+    composed = to_dict(compose(command, overrides, config_dir))  # also checks them all
+    merged = OmegaConf.create(to_dict(base))
+    try:
+        for part in OverridesParser.create().parse_overrides(overrides):
+            key = part.key_or_group
+            if key in GROUPS:
+                changed = (key,) if key in composed else tuple(composed)
+                for group in changed:
+                    merged[group] = composed[group]
+            else:
+                OmegaConf.update(merged, key, part.value(), force_add=True)
+        values = OmegaConf.to_container(merged)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides, config_dir)) from error
     assert isinstance(values, dict)
@@ -288,14 +321,26 @@ def _explain(message: str, overrides: list[str], config_dir: Path | None) -> str
             near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
             hint = f" Did you mean '{key}={near[0]}'?" if near else f" Known: {', '.join(names)}."
             return f"'{override}': there is no {key} preset '{value}'.{hint}"
+    if "Lexer" in message or "mismatched input" in message or "extraneous input" in message or "no viable alternative" in message:
+        bad = next((o for o in overrides if o in message), next((o for o in overrides if re.search(r"[<>|!?*;]", o)), overrides[0]))
+        key, _, value = bad.partition("=")
+        return f"'{bad}' cannot be read: quote the value inside the argument, as in '{key}=\"{value}\"'"
     missing = re.search(r"Could not override '([^']+)'", message)
     if missing:
         return unknown_key(missing.group(1))
     return " ".join(message.split("\n")[0].split())
 
 
+_OTHER_NAMES = {
+    "learning_rate": "optim.lr", "batch_size": "trainer.batch_tokens", "epochs": "trainer.max_steps", "max_epochs": "trainer.max_steps",
+    "steps": "trainer.max_steps", "gpus": "trainer.devices", "layers": "model.n_encoder_layers", "vocab_size": "data.tokenizer.vocab_size",
+}  # fmt: skip
+
+
 def unknown_key(key: str) -> str:
     every = all_keys()
+    if key.rsplit(".", 1)[-1] in _OTHER_NAMES:
+        return f"'{key}' is not a setting. Did you mean '{_OTHER_NAMES[key.rsplit('.', 1)[-1]]}'?"
     near = difflib.get_close_matches(key, every, n=1, cutoff=0.5)
     last = key.rsplit(".", 1)[-1]
     by_name = [k for k in every if k.rsplit(".", 1)[-1] == last]

@@ -7,6 +7,7 @@
 An example sees the first `sees` entries: what stood in memory when its input was said.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,24 +54,29 @@ class Episode:
     examples: tuple[Example, ...]
     meta: Meta = field(default_factory=dict)
 
-    def validate(self) -> "Episode":
-        """Returns itself; raises DataError for what no model could be trained on."""
+    def problems(self) -> Iterator[tuple[int | None, str]]:
+        """What no model could be trained on: (example, reason), or (None, reason) where the whole episode is wrong."""
         if not self.examples:
-            raise DataError("an episode needs at least one example, found none")
+            yield None, "an episode needs at least one example, found none"
         for n, entry in enumerate(self.entries):
             if entry.kind not in KINDS:
-                raise DataError(f"entry {n} has kind '{entry.kind}', expected one of {', '.join(KINDS)}")
+                yield None, f"entry {n} has kind '{entry.kind}', expected one of {', '.join(KINDS)}"
             if not entry.text.strip():
-                raise DataError(f"entry {n} is empty")
+                yield None, f"entry {n} is empty"
         for n, example in enumerate(self.examples):
             if not example.target.strip():
-                raise DataError(f"example {n} has an empty target")
+                yield n, f"example {n} has an empty target"
             if not example.input.strip():
-                raise DataError(f"example {n} has an empty input")
+                yield n, f"example {n} has an empty input"
             if not 0 <= example.sees <= len(self.entries):
-                raise DataError(f"example {n} sees {example.sees} entries, but the episode has {len(self.entries)}")
-            if any(not 0 <= e < example.sees for e in example.evidence):
-                raise DataError(f"example {n} names evidence {example.evidence} outside the {example.sees} entries it sees")
+                yield n, f"example {n} sees {example.sees} entries, but the episode has {len(self.entries)}"
+            elif any(not 0 <= e < example.sees for e in example.evidence):
+                yield n, f"example {n} names evidence {example.evidence} outside the {example.sees} entries it sees"
+
+    def validate(self) -> "Episode":
+        """Returns itself; raises DataError with the first problem."""
+        for _, reason in self.problems():
+            raise DataError(reason)
         return self
 
 

@@ -7,7 +7,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -196,13 +196,21 @@ def _read(
         groups = list(files[split]) if source.needs_file else [None]
     for group in groups:
         for episode in source.read(group, options, where):
-            try:
-                checked = episode.validate()
-            except DataError as error:
-                rejects(error.at(episode.id), {"episode": episode.id})
-                continue
-            if cleaned := clean(checked):
+            sound = _sound(episode, rejects)
+            if sound and (cleaned := clean(sound)):
                 yield cleaned
+
+
+def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
+    """The episode without the examples that cannot be used; each of those is rejected by name."""
+    bad = set()
+    for example, reason in episode.problems():
+        rejects(DataError(reason, episode.id), asdict(episode.examples[example]) if example is not None else None)
+        if example is None:
+            return None
+        bad.add(example)
+    kept = tuple(x for n, x in enumerate(episode.examples) if n not in bad)
+    return replace(episode, examples=kept) if kept else None
 
 
 def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]]) -> None:

@@ -41,16 +41,28 @@ class Context:
     said: Tensor | None = None  # [G, E, t] ids so far, when incremental
 
     def select(self, rows: Tensor) -> "Context":
-        """Reorders the examples of a one-episode context (beams): rows [E'] into [E]. The memory stays shared."""
-        layers = [
-            {**layer, "inputs": tuple(t[:, rows] for t in layer["inputs"])} for layer in self.layers
-        ]
+        """The context with examples `rows` [G, E'] (beams repeat and reorder them). The memory stays shared."""
+        episode = torch.arange(rows.shape[0], device=rows.device)[:, None]
+
+        def pick(x: Tensor) -> Tensor:
+            return x[episode, rows]
+
+        def pick_by_head(x: Tensor) -> Tensor:
+            return x.transpose(1, 2)[episode, rows].transpose(1, 2)
+
+        layers = [{**layer, "inputs": tuple(map(pick, layer["inputs"]))} for layer in self.layers]
         by_example = ("input_keys", "input_bias", "memory_bias", "input_before")
-        pointer = {k: v[:, rows] if k in by_example else v for k, v in self.pointer.items()}
-        choice = Choice(self.choice.scores[:, rows], self.choice.chosen[:, rows], self.choice.visible[:, rows], self.choice.bias[:, :, rows])
-        caches = [{k: v[rows] for k, v in cache.items()} for cache in self.caches]
-        said = self.said[:, rows] if self.said is not None else None
-        return replace(self, layers=layers, input_bias=self.input_bias[:, rows], memory_bias=self.memory_bias[:, :, rows], pointer=pointer, input_tokens=self.input_tokens[:, rows], choice=choice, caches=caches, said=said)
+        flat = (episode * self.input_tokens.shape[1] + rows).flatten()  # caches hold episodes and examples in one dimension
+        return replace(
+            self,
+            layers=layers,
+            input_bias=pick(self.input_bias),
+            memory_bias=pick_by_head(self.memory_bias),
+            pointer={k: pick(v) if k in by_example else v for k, v in self.pointer.items()},
+            input_tokens=pick(self.input_tokens),
+            caches=[{k: v[flat] for k, v in cache.items()} for cache in self.caches],
+            said=pick(self.said) if self.said is not None else None,
+        )
 
 
 @dataclass

@@ -1,0 +1,38 @@
+# Two commands: `make demo` and `make test`. Both set themselves up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_FLAGS ?= --disable-pip-version-check --quiet
+
+.PHONY: help setup demo test test-slow lint docs clean
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "Python 3.11 to 3.13 needed, found " + sys.version.split()[0]'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.ready  ## create .venv with everything in it
+
+demo: setup  ## train a model, measure it, talk with it (under 10 minutes)
+	@MEMGPT_HOME=$(CURDIR)/runs/demo-home sh docs/demo/demo.sh $(BIN)/memgpt
+
+test: setup  ## the fast tests, with lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+test-slow: setup  ## the slow tests too (builds wheels, trains)
+	$(BIN)/pytest -m 'slow or data'
+
+docs: setup  ## write docs/cli.md from the code
+	$(BIN)/python -m memgpt_cli.cli.reference > docs/cli.md
+
+clean:  ## remove what can be made again (not runs/ and data/)
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,257 @@
+"""A conversation that remembers: turns and facts in a store, recalled entries beside them, one reply at a time."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from memgpt_cli.config import ChatConfig, GenerateConfig
+from memgpt_cli.data.batching import collate
+from memgpt_cli.data.dataset import encode_row
+from memgpt_cli.data.sources.dialogue import render_turn
+from memgpt_cli.generation.decode import generate
+from memgpt_cli.generation.postprocess import StreamDecoder
+from memgpt_cli.memory import Item, Store, Stored
+from memgpt_cli.model import MemoryTransformer
+from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
+from memgpt_cli.tokenizer import EOS, Tokenizer
+
+OnText = Callable[[str], None]
+
+
+class Encoder:
+    """Keys of entries and queries of inputs, as the store compares them."""
+
+    def __init__(self, model: MemoryTransformer, tokenizer: Tokenizer, max_tokens: int = 512) -> None:
+        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
+
+    @torch.inference_mode()
+    def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
+        device = next(self.model.parameters()).device
+        ids = [[*i[: self.max_tokens], EOS] for i in self.tokenizer.encode_all(texts)]
+        order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
+        out = torch.zeros(len(ids), self.model.config.d_model)
+        for first in range(0, len(order), 512):
+            rows = order[first : first + 512]
+            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids[n]) for n in rows], batch_first=True).to(device)
+            out[rows] = self.model.encode_texts([tokens])[1].float().cpu()
+        return out.to(device)
+
+    @torch.inference_mode()
+    def keys(self, texts: Sequence[str]) -> "torch.Tensor":
+        return self.model.retriever.keys(self._pooled(texts)).cpu()
+
+    @torch.inference_mode()
+    def queries(self, texts: Sequence[str]) -> "torch.Tensor":
+        return self.model.retriever.queries(self._pooled(texts)).cpu()
+
+    def items(self, entries: Sequence[Entry]) -> list[Item]:
+        keys = self.keys([e.text for e in entries]).numpy() if entries else []
+        return [Item(e.text, e.kind, e.meta, key) for e, key in zip(entries, keys, strict=True)]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An entry the last reply read."""
+
+    text: str
+    kind: str
+    weight: float  # mean attention on it
+    score: float
+
+
+@dataclass
+class Reply:
+    text: str
+    read: list[Read] = field(default_factory=list)
+    null: float = 0.0
+    steps: list[str] = field(default_factory=list)  # what was said on the way (look-ups)
+    complete: bool = True
+
+
+@dataclass
+class _Event:
+    entry: Entry
+    speaker: str = ""
+    text: str = ""
+    id: int | None = None  # in the store
+
+
+def entry_from(text: str) -> Entry:
+    """A note of the user's; `head | relation | tail` is a fact."""
+    triple = parse_triple(text)
+    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, "note")
+
+
+def read_knowledge(path: Path) -> list[Entry]:
+    """Facts of a `[n] head relation<TAB>tail` file, packed or not."""
+    from memgpt_cli.data.sources.lines import decode, open_bytes
+
+    facts = []
+    with open_bytes(path) as raw:
+        for line in decode(raw.read()).splitlines():
+            left, tab, tail = line.partition("\t")
+            words = left.split()
+            if tab and len(words) >= 2:
+                facts.append(Entry(render_triple(words[-2], words[-1], tail), "fact", {"triple": [words[-2], words[-1], tail]}))
+    return facts
+
+
+class Conversation:
+    """Turns, what they know, and the model that answers. What is said is stored; a restart goes on where it was."""
+
+    def __init__(
+        self,
+        model: MemoryTransformer,
+        tokenizer: Tokenizer,
+        store: Store,
+        namespace: str,
+        config: ChatConfig,
+        decoding: GenerateConfig,
+        recall: int = 32,
+        knowledge: Iterable[Entry] = (),
+    ) -> None:
+        self.model, self.tokenizer, self.store, self.namespace = model, tokenizer, store, namespace
+        self.config, self.decoding, self.recall = config, decoding, recall
+        self.encoder = Encoder(model, tokenizer)
+        self.knowledge = list(knowledge)
+        self.session = uuid.uuid4().hex[:12]
+        self.events: list[_Event] = []
+        self.last: Reply | None = None
+
+    # what is remembered
+
+    def resume(self) -> int:
+        """Goes on with the newest stored conversation; returns how many turns it had."""
+        turns = [e for e in self.store.list(self.namespace, "turn") if not e.meta.get("closed")]
+        if not turns or not turns[-1].meta.get("session"):
+            return 0
+        newest = turns[-1].meta["session"]
+        self.session = newest
+        for e in turns:
+            if e.meta.get("session") == newest:
+                self.events.append(_Event(Entry(e.text, "turn", e.meta), e.meta["speaker"], e.meta["said"], e.id))
+        return len(self.events)
+
+    def new(self) -> None:
+        """Begins afresh; what was said stays in memory and can be recalled."""
+        self.session = uuid.uuid4().hex[:12]
+        self.events, self.last = [], None
+
+    def remember(self, text: str) -> Entry:
+        entry = entry_from(text)
+        self.store.add(self.namespace, self.encoder.items([Entry(entry.text, entry.kind, {**entry.meta, "source": "remember"})]))
+        return entry
+
+    def matches(self, what: str) -> list[Stored]:
+        """Stored entries of this id, or that contain these words."""
+        by_id = self.store.get(self.namespace, [int(what)]) if what.isdigit() else []
+        return by_id or self.store.find(self.namespace, what)
+
+    def forget(self, entries: Sequence[Stored]) -> int:
+        """Erases entries from the store and from this conversation."""
+        texts = {e.text for e in entries}
+        self.events = [e for e in self.events if e.entry.text not in texts]
+        self.last = None
+        return self.store.forget(self.namespace, [e.id for e in entries])
+
+    def undo(self) -> bool:
+        """Takes the last message and its reply back."""
+        users = [n for n, e in enumerate(self.events) if e.speaker == self.config.user and e.text != self.config.silence]
+        if not users:
+            return False
+        gone = self.events[users[-1] :]
+        self.events = self.events[: users[-1]]
+        self.store.forget(self.namespace, [e.id for e in gone if e.id is not None])
+        self.last = None
+        return True
+
+    # what is said
+
+    def _say(self, speaker: str, text: str) -> None:
+        entry = Entry(render_turn(speaker, text), "turn", {"speaker": speaker})
+        place = sum(1 for e in self.events if e.speaker)
+        meta = {"speaker": speaker, "said": text, "session": self.session, "place": place}
+        (id,) = self.store.add(self.namespace, self.encoder.items([Entry(entry.text, "turn", meta)]))
+        self.events.append(_Event(entry, speaker, text, id))
+
+    def reply(self, text: str, on_text: OnText | None = None) -> Reply:
+        """Says `text` and answers. A look-up is followed up: what it finds is recalled, and the model goes on."""
+        steps: list[str] = []
+        said = text.strip() or self.config.silence or text
+        for _ in range(4):
+            self._say(self.config.user, said)
+            reply = self._answer(on_text)
+            reply.steps = steps
+            self._say(self.config.bot, reply.text)
+            self.last = reply
+            if not self.config.lookup or not reply.text.startswith(self.config.lookup) or not reply.complete:
+                break
+            found = self._look_up(reply.text[len(self.config.lookup) :].split())
+            if not found:
+                steps.append(f"nothing in memory fits: {reply.text[len(self.config.lookup) :].strip()}")
+                break
+            steps.append(f"{reply.text} → {len(found)} facts")
+            self.events += [_Event(e) for e in found]
+            said = self.config.silence
+        return reply
+
+    def _look_up(self, values: list[str]) -> list[Entry]:
+        """Facts about every head that has all of these values; the user's own before the common knowledge."""
+        facts: dict[str, dict[str, Entry]] = defaultdict(dict)
+        stored = (Entry(e.text, e.kind, e.meta) for e in self.store.list(self.namespace, "fact"))
+        for entry in (*stored, *self.knowledge):
+            triple = parse_triple(entry.text)
+            if triple:
+                facts[triple[0]].setdefault(entry.text, entry)
+        there = {e.entry.text for e in self.events}
+        wanted = set(values)
+        found = []
+        for own in facts.values():
+            tails = {t[2] for e in own.values() if (t := parse_triple(e.text))}
+            if wanted <= tails:
+                found += [e for e in own.values() if e.text not in there]
+        return found
+
+    def _recalled(self, query: str) -> list[Entry]:
+        """Entries of the store that the input asks for, without what this conversation holds already."""
+        if self.config.lookup or not self.recall:
+            return []
+        keys = self.encoder.queries([query]).numpy()
+        (hits,) = self.store.search(self.namespace, keys, self.recall + len(self.events))
+        here = {e.id for e in self.events if e.id is not None} | {None}
+        found = [h.entry for h in hits if h.entry.id not in here][: self.recall]
+        found += [e for e in self.knowledge[: self.recall - len(found)]]  # type: ignore[misc]
+        return [Entry(e.text, e.kind, e.meta) for e in found]
+
+    def _answer(self, on_text: OnText | None) -> Reply:
+        turns = [e for e in self.events if e.speaker]
+        window = turns[-self.config.turns :]
+        source = "\n".join(render_turn(t.speaker, t.text) for t in window)
+        inside = set(map(id, window))
+        entries = [*self._recalled(source), *(e.entry for e in self.events if id(e) not in inside)]
+        episode = Episode("chat", tuple(entries), (Example(source, "", len(entries)),))
+        batch = collate([encode_row(episode, self.tokenizer)]).to(next(self.model.parameters()).device)
+        stream, stopped = StreamDecoder(self.tokenizer), False
+
+        def on_token(token: int) -> bool:
+            new = stream.add(token)
+            if new and on_text:
+                on_text(new)
+            return True
+
+        try:
+            made = generate(self.model, batch, self.decoding, on_token=on_token)
+        except KeyboardInterrupt:
+            stopped = True
+            return Reply(self.tokenizer.decode(stream.ids) or "…", complete=not stopped)
+        weights, scores = made.reading.entries[0, 0].tolist(), made.reading.scores[0, 0].tolist()
+        read = [Read(e.text, e.kind, w, s) for e, w, s in zip(entries, weights, scores, strict=True)]
+        read.sort(key=lambda r: -r.weight)
+        return Reply(self.tokenizer.decode(made.ids[0][0]), read, float(made.reading.null[0, 0]))
+
+    def transcript(self) -> str:
+        return "\n".join(f"{e.speaker}: {e.text}" for e in self.events if e.speaker)

@@ -1,0 +1,90 @@
+"""The Typer application and what its commands share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memgpt_cli.config import Config
+    from memgpt_cli.data.preprocess import Report
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Encoder-decoder Transformers with an external memory: from raw text to a chat that remembers.\n\n"
+    "Start with `memgpt preprocess`, `memgpt train`, `memgpt eval`, `memgpt chat`: none needs an argument.",
+    epilog="Settings are given as `key=value`, presets as `group=preset`: `memgpt train trainer=gpu4 optim.lr=1e-3`.",
+)
+
+DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
+
+
+def complete_override(incomplete: str) -> list[str]:
+    """Shell completion of overrides: presets of groups, then settings."""
+    from memgpt_cli.config import GROUPS, all_keys, choices
+
+    presets = [f"{group}={name}" for group in GROUPS for name in choices(group)]
+    return [c for c in [*presets, *(f"{key}=" for key in all_keys())] if c.startswith(incomplete)]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings and presets, see `memgpt config`.", autocompletion=complete_override),
+]
+ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="A folder with presets of your own.", exists=True, file_okay=False)]
+Run = Annotated[str, typer.Option("--run", help="A run's name or folder; the newest where empty.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from memgpt_cli import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def console(stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+
+
+def data_folder(config: "Config", quiet: bool = False) -> Path:
+    """The data set a configuration names, preprocessed if it is not there yet."""
+    from memgpt_cli.data.preprocess import preprocess
+
+    with progress("preprocessing") as report:
+        result = preprocess(config.data, DATA_ROOT, report)
+    if not result.already_there and not quiet:
+        console().print(f"preprocessed {config.data.name} into {result.folder}")
+    return result.folder
+
+
+def run_name(config: "Config") -> str:
+    return config.run or f"{config.data.name}-{config.preset}"
+
+
+@contextmanager
+def progress(title: str) -> Iterator["Report"]:
+    """A report of stages and counts: a bar on a terminal, nothing off it."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield lambda stage, n: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(title, total=None, count="")
+        yield lambda stage, n: bar.update(task, description=stage, count=f"{n:,}" if n else "")

@@ -1,0 +1,152 @@
+"""memgpt eval and memgpt bench."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, Run, app, console, progress
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from memgpt_cli.config import Config
+    from memgpt_cli.evaluation.evaluate import Condition
+
+
+@app.command("eval", epilog="Example: `memgpt eval --metric rouge --metric distinct --run dialogsum-small eval.split=valid`")
+def evaluate_command(
+    overrides: Overrides = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="bleu, chrf, rouge, exact, f1, distinct, perplexity, recall; repeatable.")] = None,  # fmt: skip
+    run: Run = "",
+    file: Annotated[list[Path] | None, typer.Option("--file", help="Raw files in the run's own format, instead of its test split.", exists=True)] = None,  # fmt: skip
+    tidy: Annotated[bool, typer.Option("--tidy", help="Post-process outputs before scoring (repeated spans, stray spaces).")] = False,
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle."""
+    import json
+    from dataclasses import asdict
+
+    from memgpt_cli.checkpoint import find_run, load_model
+    from memgpt_cli.config import override
+    from memgpt_cli.evaluation.evaluate import check_memories, evaluate, save_results
+    from memgpt_cli.evaluation.metrics import check_metrics
+    from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
+    from memgpt_cli.training.hardware import tune_cpu
+
+    folder = find_run(run, RUNS_ROOT)
+    model, tokenizer, trained = load_model(folder / "model")
+    config = override(trained, "eval", overrides or [], config_dir)
+    metrics = metric or list(config.data.metrics)
+    check_metrics(metrics)
+    check_memories(config.eval.memories)
+    tune_cpu(config.trainer)
+    split = _split(config, trained, folder, file)
+    postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
+    with progress("evaluating") as report:
+        conditions = evaluate(
+            model, tokenizer, split, metrics, config.eval, config.generate,
+            lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
+        )  # fmt: skip
+    name = "+".join(f.stem for f in file) if file else config.eval.split
+    saved = save_results(folder / "eval", name, conditions)
+    if as_json:
+        print(json.dumps({c.memory: [asdict(s) for s in c.scores] for c in conditions}))
+        return
+    out = console()
+    out.print(_table(conditions, f"{folder.name} on {name} of {config.data.name}, {len(conditions[0].predictions):,} examples"))
+    for signature in dict.fromkeys(f"{s.name}: {s.signature}" for s in conditions[0].scores):
+        out.print(f"[dim]{signature}[/]")
+    out.print(f"predictions and scores: {saved.parent}")
+
+
+def _split(config: "Config", trained: "Config", run: Path, files: list[Path] | None) -> Path:
+    """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
+    from dataclasses import replace
+
+    from memgpt_cli.data.dataset import read_manifest
+    from memgpt_cli.data.preprocess import preprocess
+    from memgpt_cli.errors import DataError, UsageError
+    from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
+
+    split, data = config.eval.split, config.data
+    if files:
+        named = [str(f.resolve()) for f in files]
+        name, split = "eval-" + "+".join(f.stem for f in files), "test"
+        given: dict[str, object] = {"test": named}
+        data = replace(data, name=name, path="/", files=given, hold_out={})
+    folder = DATA_ROOT / data.name
+    own = Tokenizer.load(run / "model").fingerprint
+    try:
+        fits = not files and read_manifest(folder)["tokenizer"]["fingerprint"] == own and data == trained.data
+    except DataError:
+        fits = False
+    if not fits:
+        model_file = str((run / "model" / MODEL_FILE).resolve())
+        data = replace(data, tokenizer=replace(data.tokenizer, path=model_file), name=f"{data.name}-{own[:8]}")
+        with progress("preprocessing") as report:
+            folder = preprocess(data, DATA_ROOT, report).folder
+    if not (folder / split).is_dir():
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(there)}")
+    return folder / split
+
+
+def _table(conditions: "list[Condition]", title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", caption="95 % bootstrap intervals in brackets", caption_justify="left")
+    table.add_column("metric")
+    for condition in conditions:
+        table.add_column(f"memory={condition.memory}", justify="right")
+    names = list(dict.fromkeys(s.name for c in conditions for s in c.scores))
+    for name in names:
+        cells = []
+        for condition in conditions:
+            score = next((s for s in condition.scores if s.name == name and s.n), None)
+            interval = f" [{score.low:.2f}, {score.high:.2f}]" if score and score.low is not None else ""
+            cells.append(f"{score.value:.2f}{interval}" if score else "–")
+        table.add_row(name, *cells)
+    table.add_row("seconds", *(f"{c.seconds:.0f}" for c in conditions))
+    return table
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure speed and scale.")
+app.add_typer(bench, name="bench")
+
+
+@bench.command("facts", epilog="Example: `memgpt bench facts --facts 1000 --facts 100000 --run facts-tiny`")
+def bench_facts(
+    facts: Annotated[list[int] | None, typer.Option("--facts", help="Facts in memory; repeatable.", min=8)] = None,
+    questions: Annotated[int, typer.Option("--questions", help="Questions asked at each size.", min=1)] = 500,
+    top_k: Annotated[int, typer.Option("--top-k", help="Entries read for an answer.", min=1)] = 8,
+    run: Run = "",
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Accuracy and time per answer against the number of facts in the store (people and values never seen in training)."""
+    import json
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from memgpt_cli.checkpoint import find_run, load_model
+    from memgpt_cli.evaluation.facts import measure_facts
+    from memgpt_cli.training.hardware import tune_cpu
+
+    folder = find_run(run, RUNS_ROOT)
+    model, tokenizer, config = load_model(folder / "model")
+    tune_cpu(config.trainer)
+    with progress("asking") as report:
+        rows = measure_facts(model, tokenizer, config, facts or [256, 1000, 10000, 100000], questions, top_k, seed, report)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    table = Table(title=f"{folder.name}: {questions} questions about people never seen, top-{top_k} read", title_justify="left")
+    for column in ("facts in store", "exact %", f"recall@{top_k} %", "ms per answer", "of it search ms", "indexing s"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = (f"{row.facts:,}", f"{row.exact:.1f}", f"{row.recall:.1f}", f"{row.answer_ms:.1f}", f"{row.search_ms:.2f}", f"{row.index_s:.1f}")
+        table.add_row(*cells)
+    console().print(table)

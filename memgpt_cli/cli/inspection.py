@@ -1,0 +1,127 @@
+"""memgpt config, runs and doctor."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from memgpt_cli.cli.app import RUNS_ROOT, ConfigDir, Json, Overrides, app, console
+
+COMMANDS = ("preprocess", "train", "eval", "generate", "chat")
+
+
+@app.command(epilog="Example: `memgpt config train experiment=facts`")
+def config(
+    command: Annotated[str, typer.Argument(help="preprocess, train, eval, generate or chat.")] = "train",
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the complete configuration of a command, and the presets there are."""
+    from memgpt_cli.config import GROUPS, choices, compose, conf_dir, to_dict
+    from memgpt_cli.errors import UsageError, did_you_mean
+
+    if command not in COMMANDS:
+        if "=" in command:
+            command, overrides = "train", [command, *(overrides or [])]
+        else:
+            raise UsageError(f"'{command}' has no configuration.{did_you_mean(command, COMMANDS)}")
+    values = to_dict(compose(command, overrides or [], config_dir))
+    if as_json:
+        print(json.dumps(values))
+        return
+    import yaml
+
+    print(yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True), end="")
+    print(f"\n# presets in {conf_dir()}:")
+    for group in GROUPS:
+        print(f"#   {group}: {', '.join(choices(group, config_dir)) or '-'}")
+
+
+@app.command(epilog="Example: `memgpt runs --json`")
+def runs(as_json: Json = False) -> None:
+    """List trained runs, the newest first."""
+    from rich.table import Table
+
+    rows = []
+    for folder in sorted(RUNS_ROOT.glob("*/model/config.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        values = json.loads(folder.read_text())
+        notes = values.get("notes", {})
+        rows.append({"run": folder.parent.parent.name, "data": values["data"]["name"], "step": notes.get("step"), "val/loss": notes.get("val/loss"), "val/exact": notes.get("val/exact")})  # fmt: skip
+    if as_json:
+        print(json.dumps(rows))
+        return
+    if not rows:
+        console().print(f"no trained run in {RUNS_ROOT}/: type memgpt train first")
+        return
+    table = Table("run", "data", "step", "validation loss", "exact %")
+    for row in rows:
+        loss, exact = row["val/loss"], row["val/exact"]
+        table.add_row(row["run"], row["data"], str(row["step"]), f"{loss:.4f}" if loss is not None else "–", f"{100 * exact:.1f}" if exact is not None else "–")  # fmt: skip
+    console().print(table)
+
+
+@app.command(epilog="Example: `memgpt doctor`")
+def doctor(as_json: Json = False) -> None:
+    """Check the installation, the hardware and where things are kept."""
+    import importlib.metadata
+    import os
+    import platform
+    import shutil
+    import sys
+
+    from memgpt_cli import __version__
+    from memgpt_cli.config import conf_dir, home
+
+    findings: dict[str, str] = {
+        "memgpt": f"{__version__} at {Path(__file__).parent.parent}",
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "system": platform.platform(),
+        "configuration": str(conf_dir()),
+        "personal state": f"{home()} ($MEMGPT_HOME)",
+        "processors": str(os.cpu_count()),
+    }
+    for name in ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "sacrebleu", "rouge-score"):
+        try:
+            findings[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            findings[name] = "missing: pip install --force-reinstall memgpt-cli"
+    warnings = foreign_scripts(os.environ.get("PATH", ""), shutil.which("memgpt"))
+    for name in ("lightning", "pytorch-lightning"):
+        try:
+            if importlib.metadata.version(name) in ("2.6.2", "2.6.3"):
+                warnings.append(f"{name} 2.6.2 and 2.6.3 steal credentials (GHSA-w37p-236h-pfx3): pip install -U {name}, and change your passwords")
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    import torch
+
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    findings["GPUs"] = ", ".join(gpus) or "none: trainer=cpu"
+    if as_json:
+        print(json.dumps({"findings": findings, "warnings": warnings}))
+        return
+    out = console()
+    for name, what in findings.items():
+        out.print(f"{name:<16} {what}", markup=False)
+    for warning in warnings:
+        out.print(f"[yellow]warning: {warning}[/]")
+    if not warnings:
+        out.print("[green]nothing to complain of[/]")
+
+
+def foreign_scripts(path: str, first: str | None) -> list[str]:
+    """Warnings of `memgpt` programs on the PATH that are not ours (the PyPI name `memgpt` is somebody else's)."""
+    out = []
+    for folder in dict.fromkeys(path.split(":")):
+        script = Path(folder) / "memgpt"
+        if not script.is_file():
+            continue
+        try:
+            ours = "memgpt_cli" in script.read_bytes()[:4096].decode("utf-8", errors="replace")
+        except OSError:
+            continue
+        if not ours:
+            runs_first = " and runs before ours" if first == str(script) else ""
+            out.append(f"{script} is another program of the same name{runs_first}: pip uninstall memgpt, or call python -m memgpt_cli")
+    return out

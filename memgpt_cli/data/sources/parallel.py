@@ -1,0 +1,88 @@
+"""Translation: two text files, line by line; memory is a translation memory of similar pairs found by BM25."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources.lines import read_lines
+from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.schema import Entry, Episode, Example
+
+
+@dataclass(frozen=True)
+class ParallelOptions:
+    """
+    similar: training pairs in memory, 0 for none; never the pair itself, nor one with the same source.
+    memory_source, memory_target: the files memory is taken from (the training files; empty: the split's own files).
+    separator: between the two sides in an entry.
+    """
+
+    similar: int = 4
+    memory_source: str = ""
+    memory_target: str = ""
+    separator: str = " = "
+
+
+class BM25:
+    """Okapi BM25 (k1 = 1.2, b = 0.75) over words, and over single characters of scripts without spaces."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._postings: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        lengths = np.zeros(len(texts))
+        for n, text in enumerate(texts):
+            words = Counter(terms(text))
+            lengths[n] = sum(words.values())
+            for word, count in words.items():
+                self._postings[word].append((n, count))
+        self._norm = 1.2 * (0.25 + 0.75 * lengths / max(1.0, lengths.mean() if len(texts) else 1.0))
+        self._size = len(texts)
+
+    def search(self, text: str, k: int, exclude: str = "", texts: list[str] | None = None) -> list[int]:
+        """The best `k` rows, without those whose text is `exclude`."""
+        scores = np.zeros(self._size)
+        for word in set(terms(text)):
+            rows = self._postings.get(word)
+            if rows:
+                where, counts = np.array(rows).T
+                weight = np.log(1 + (self._size - len(rows) + 0.5) / (len(rows) + 0.5))
+                scores[where] += weight * counts * 2.2 / (counts + self._norm[where])
+        best = np.argsort(-scores, kind="stable")[: k + 64]
+        found = [int(n) for n in best if scores[n] > 0 and not (texts and texts[n] == exclude)]
+        return found[:k]
+
+
+def terms(text: str) -> list[str]:
+    return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+", text.lower())
+
+
+def read_parallel(paths: list[Path], options: ParallelOptions, where: Where) -> Iterator[Episode]:
+    """Two files of equal length: source and target lines."""
+    if len(paths) != 2:
+        raise ConfigError(f"data.files.{where.split} names {len(paths)} files, expected two: [source, target]")
+    sources, targets = (_lines(p, where) for p in paths)
+    if len(sources) != len(targets):
+        raise DataError(f"{len(sources)} lines, but {paths[1]} has {len(targets)}: the two must be parallel", paths[0])
+    memory = (sources, targets)
+    if options.memory_source:
+        memory = (_lines(paths[0].parent / options.memory_source, where), _lines(paths[1].parent / options.memory_target, where))
+    index = BM25(memory[0]) if options.similar else None
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
+        found = index.search(source, options.similar, source, memory[0]) if index else []
+        entries = tuple(
+            Entry(memory[0][n] + options.separator + memory[1][n], "pair", {"line": n + 1}) for n in found if memory[1][n].strip()
+        )
+        if not source.strip() or not target.strip():
+            side = 0 if not source.strip() else 1
+            where.reject(DataError("empty line in a parallel file", paths[side], number), [source, target])
+            continue
+        example = Example(source, target, len(entries), task="translation")
+        yield Episode(f"{paths[0].name}:{number}", entries, (example,))
+
+
+def _lines(path: Path, where: Where) -> list[str]:
+    return [line for _, line in read_lines(path, where)]

@@ -1,0 +1,116 @@
+"""Question answering: SQuAD-style passages, and the bAbI stories."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources.chunks import chunk_entries
+from memgpt_cli.data.sources.lines import parse_json, read_lines, read_text_file, text_field
+from memgpt_cli.errors import DataError
+from memgpt_cli.schema import Entry, Episode, Example
+
+
+@dataclass(frozen=True)
+class PassageOptions:
+    """
+    chunk: characters of an entry at most.
+    per: passage (an episode is one passage) | article (all the passages of an article: the right one must be found).
+    """
+
+    chunk: int = 300
+    per: str = "article"
+
+
+def read_squad(path: Path, options: PassageOptions, where: Where) -> Iterator[Episode]:
+    """SQuAD v1.1 JSON (arXiv 1606.05250), as CMRC 2018 and DRCD use it too; answer spans give the evidence."""
+    try:
+        data = parse_json(read_text_file(path))
+        articles = data["data"] if isinstance(data, dict) else None
+        if not isinstance(articles, list):
+            raise DataError("expected an object with a list 'data'", path)
+    except (DataError, KeyError) as error:
+        where.reject(error if isinstance(error, DataError) else DataError("field 'data' is missing", path), None)
+        return
+    number = 0
+    for article in articles:
+        groups = [[p] for p in article.get("paragraphs", ())] if options.per == "passage" else [article.get("paragraphs", [])]
+        for group in groups:
+            number += 1
+            try:
+                if group:
+                    yield _passages(f"{article.get('title') or path.stem}:{number}", group, options)
+            except DataError as error:
+                where.reject(error.at(path, number), article.get("title"))
+
+
+def _passages(name: str, paragraphs: list[dict[str, Any]], options: PassageOptions) -> Episode:
+    entries: list[Entry] = []
+    pending = []
+    for n, paragraph in enumerate(paragraphs):
+        first = len(entries)
+        entries += chunk_entries(text_field(paragraph, "context"), options.chunk, passage=n)
+        for question in paragraph.get("qas", ()):
+            answers = [(text_field(a, "text"), int(a.get("answer_start", -1))) for a in question.get("answers", ())]
+            if not answers:
+                raise DataError(f"question {question.get('id')} has no answer")
+            evidence = {_holding(entries, first, text, start) for text, start in answers} - {-1}
+            texts = tuple(dict.fromkeys(text for text, _ in answers))
+            pending.append((text_field(question, "question"), texts, tuple(sorted(evidence))))
+    examples = tuple(Example(q, texts[0], len(entries), texts, evidence, "qa") for q, texts, evidence in pending)
+    return Episode(name, tuple(entries), examples)
+
+
+def _holding(entries: list[Entry], first: int, text: str, start: int) -> int:
+    """The entry, from `first` on, where the answer stands; -1 where it is cut in two."""
+    for n in range(first, len(entries)):
+        begin = entries[n].meta["offset"]
+        if begin <= start < begin + len(entries[n].text) + 1 and text in entries[n].text:
+            return n
+    return next((n for n in range(first, len(entries)) if text in entries[n].text), -1)
+
+
+@dataclass(frozen=True)
+class BabiOptions:
+    """answers: how the words of a list answer are joined."""
+
+    answers: str = ","
+
+
+def read_babi(path: Path, options: BabiOptions, where: Where) -> Iterator[Episode]:
+    """bAbI (arXiv 1502.05698): numbered sentences, each an entry; `question<TAB>answer<TAB>supporting lines`."""
+    entries: list[Entry] = []
+    examples: list[Example] = []
+    entry_of: dict[int, int] = {}
+    start, story = 1, 0
+
+    def close() -> Iterator[Episode]:
+        if examples:
+            yield Episode(f"{path.stem}:{start}", tuple(entries), tuple(examples), {"task": path.stem.split("_")[0]})
+
+    for number, line in read_lines(path, where):
+        if not line.strip():
+            continue
+        try:
+            head, _, rest = line.partition(" ")
+            if not head.isdigit() or not rest:
+                raise DataError("expected 'ID text'")
+            if int(head) == 1 and story:
+                yield from close()
+                entries, examples, entry_of, start = [], [], {}, number
+            story += 1
+            if "\t" in rest:
+                parts = rest.split("\t")
+                if len(parts) != 3:
+                    raise DataError(f"expected question, answer and supporting lines, found {len(parts)} fields")
+                evidence = tuple(sorted({entry_of[int(n)] for n in parts[2].split()}))
+                answer = parts[1].strip().replace(",", options.answers)
+                examples.append(Example(parts[0].strip(), answer, len(entries), evidence=evidence, task="qa"))
+            else:
+                entry_of[int(head)] = len(entries)
+                entries.append(Entry(rest.strip(), "turn", {"line": int(head)}))
+        except (DataError, KeyError, ValueError) as error:
+            problem = error if isinstance(error, DataError) else DataError(f"supporting line {error} does not exist")
+            where.reject(problem.at(path, number), line)
+    yield from close()
