@@ -192,6 +192,9 @@ def conf_dir() -> Path:
     raise ConfigError(f"no configuration found at {package / 'conf'}: reinstall memgpt-cli")
 
 
+_FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
+
+
 def compose(command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
     """The configuration of a command with Hydra overrides; raises ConfigError with one line for a person."""
     from hydra import compose as hydra_compose
@@ -203,9 +206,10 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
 
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
+        free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
         ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            raw = hydra_compose(command, overrides=[*overrides, *search], return_hydra_config=True)
+            raw = hydra_compose(command, overrides=[*free, *search], return_hydra_config=True)
         with open_dict(raw):
             raw.preset = raw.hydra.runtime.choices.model
             del raw["hydra"]

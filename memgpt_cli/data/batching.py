@@ -65,8 +65,13 @@ def plan(parts: Sequence[Part], budget: int, rng: random.Random | None, world: i
     if current:
         batches.append(current)
     while len(batches) % world:
-        batches.sort(key=lambda b: (-len(b), -sum(p.last - p.first for p in b)))
-        batches[0:1] = _halve(batches[0])
+        batches.sort(key=lambda b: sum(p.last - p.first for p in b))
+        if sum(p.last - p.first for p in batches[-1]) > 1:
+            batches[-1:] = _halve(batches[-1])
+        elif len(batches) > world:
+            batches[:2] = [batches[0] + batches[1]]  # single examples, each over the budget: one batch must hold two
+        else:
+            raise ValueError("fewer examples than processes: use fewer devices or more data")
     if rng is not None:
         rng.shuffle(batches)
     return batches
@@ -77,8 +82,6 @@ def _halve(batch: list[Part]) -> list[list[Part]]:
         return [batch[::2], batch[1::2]]
     (part,) = batch
     middle = (part.first + part.last) // 2
-    if middle == part.first:
-        raise ValueError("fewer examples than processes: use fewer devices or more data")
     return [[Part(part.episode, part.first, middle, part.cost)], [Part(part.episode, middle, part.last, part.cost)]]
 
 

@@ -124,7 +124,10 @@ def _condition(
         batch = collate(shown, [(p.first, p.last) for p in parts])
         only = _oracle(batch).to(device) if memory == "oracle" else None
         on_device = batch.to(device)
-        nll, tokens = (t.cpu() for t in _negative_log_likelihood(model, on_device, only))
+        shape = batch.sees.shape
+        nll, tokens = torch.zeros(shape), torch.zeros(shape)
+        if "perplexity" in metrics:
+            nll, tokens = (t.cpu() for t in _negative_log_likelihood(model, on_device, only))
         ids: list[list[list[int]]] | None = None
         if writes:
             made = generate(model, on_device, decoding, only=only)
@@ -145,8 +148,7 @@ def _condition(
                         "input": row["inputs"][example],
                         "prediction": postprocess(text) if postprocess else text,
                         "references": row["references"][example] or [row["targets"][example]],
-                        "nll": float(nll[g, e]),
-                        "tokens": int(tokens[g, e]),
+                        **({"nll": float(nll[g, e]), "tokens": int(tokens[g, e])} if "perplexity" in metrics else {}),
                     }
                 )
         report(memory, done + 1, len(batches))

@@ -22,7 +22,7 @@ OnToken = Callable[[int], bool]
 class Reading:
     """What was read while an answer was written, averaged over its tokens."""
 
-    entries: Tensor  # [G, E, N] attention of the last layer on each entry
+    entries: Tensor  # [G, E, N] attention on each entry, mean over layers and heads
     null: Tensor  # [G, E] on the null slot
     scores: Tensor  # [G, E, N] retrieval scores
 
@@ -59,28 +59,38 @@ def generate(
     g, e = batch.sees.shape
     device = batch.sees.device
     generator = torch.Generator().manual_seed(config.seed)
-    said = torch.zeros(g, e, 0, dtype=torch.long, device=device)
+    place = torch.arange(e, device=device).expand(g, -1)  # which example each live row is
     ended = batch.sees < 0  # places without an example
+    finished = ended.clone()
+    said = torch.zeros(g, e, config.max_tokens, dtype=torch.long, device=device)
     total = torch.zeros(g, e, device=device)
     mass, null, steps = _nothing_read(batch)
     last = torch.full((g, e, 1), PAD, device=device)
-    for _ in range(config.max_tokens):
+    for step in range(config.max_tokens):
         decoded = model.decode(last, context, incremental=True)
-        logp = constrain(model.log_probs(decoded, context)[:, :, -1].flatten(0, 1), said.flatten(0, 1), config)
-        token = choose(logp, config, generator).view(g, e)
-        total += torch.where(ended, 0.0, logp.gather(1, token.view(-1, 1)).view(g, e))
-        _add_reading(decoded.attention, batch, ~ended, mass, null, steps)
+        assert context.said is not None
+        before = context.said[..., 1:].flatten(0, 1)
+        logp = constrain(model.log_probs(decoded, context)[:, :, -1].flatten(0, 1), before, config)
+        token = choose(logp, config, generator).view(place.shape)
+        total.scatter_add_(1, place, torch.where(ended, 0.0, logp.gather(1, token.view(-1, 1)).view(place.shape)))
+        _add_reading(decoded.attention(), batch, place, ~ended, mass, null, steps)
         token = token.masked_fill(ended, PAD)
-        said = torch.cat([said, token[..., None]], 2)
+        said[:, :, step].scatter_add_(1, place, token)
         ended = ended | (token == EOS)
+        finished.scatter_(1, place, ended)
         if on_token is not None and not ended[0, 0] and not on_token(int(token[0, 0])):
             break
         if bool(ended.all()):
             break
         last = token[..., None]
+        most = int((~ended).sum(1).max())
+        if most <= place.shape[1] // 2:  # most have ended: go on with the others alone
+            rows = ended.long().argsort(dim=1, stable=True)[:, :most]
+            context = context.select(rows)
+            place, ended, last = place.gather(1, rows), ended.gather(1, rows), last.gather(1, rows[..., None])
     reading = Reading(mass / steps.clamp(min=1)[..., None], null / steps.clamp(min=1), context.choice.scores)
     ids = [[_until_end(row) for row in rows] for rows in said.tolist()]
-    return Generated(ids, ended.tolist(), total.tolist(), reading)
+    return Generated(ids, finished.tolist(), total.tolist(), reading)
 
 
 def _until_end(ids: list[int]) -> list[int]:
@@ -97,15 +107,19 @@ def _nothing_read(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def _add_reading(attention: Tensor, batch: Batch, running: Tensor, mass: Tensor, null: Tensor, steps: Tensor) -> None:
-    """Adds one step's attention [G, H, E, M] to the running sums."""
-    steps += running
+def _add_reading(
+    attention: Tensor, batch: Batch, place: Tensor, running: Tensor, mass: Tensor, null: Tensor, steps: Tensor
+) -> None:
+    """Adds one step's attention [G, E', M] of the examples at `place` [G, E'] to the running sums."""
+    steps.scatter_add_(1, place, running.float())
     if not attention.shape[-1]:
         return
-    step = attention.float().mean(1) * running[..., None]
-    null += step[..., 0]
+    step = attention * running[..., None]
+    null.scatter_add_(1, place, step[..., 0])
     step = step * (batch.memory_tokens != 0)[:, None]
-    mass.scatter_add_(2, batch.memory_entry[:, None].expand_as(step), step)
+    by_entry = step.new_zeros(*step.shape[:2], mass.shape[2])
+    by_entry.scatter_add_(2, batch.memory_entry[:, None].expand_as(step), step)
+    mass.scatter_add_(1, place[..., None].expand_as(by_entry), by_entry)
 
 
 def _beam_search(model: MemoryTransformer, batch: Batch, context: Context, config: GenerateConfig) -> Generated:

@@ -68,9 +68,13 @@ class Context:
 @dataclass
 class Decoded:
     hidden: Tensor  # [G, E, T, D]
-    attention: Tensor  # [G, H, Q, M] on memory, of the last layer
+    attentions: list[Tensor]  # of each layer, [G, H, Q, M] on memory
     said: Tensor  # [G, E, T, BACK]
     packing: Packing
+
+    def attention(self) -> Tensor:
+        """[G, Q, M]: attention on memory, the mean over layers and heads."""
+        return sum(a.float().mean(1) for a in self.attentions) / len(self.attentions)  # type: ignore[return-value]
 
 
 class Stack(nn.Module):
@@ -182,7 +186,7 @@ class MemoryTransformer(nn.Module):
         return torch.cat([null, bias[..., 1:]], -1)
 
     def decode(self, said: Tensor, context: Context, packed: Tensor | None = None, incremental: bool = False) -> Decoded:
-        """Ids [G, E, T] (0 starts) -> hidden states [G, E, T, D] and the last layer's attention.
+        """Ids [G, E, T] (0 starts) -> hidden states [G, E, T, D] and each layer's attention on memory.
 
         Args:
             packed: [G, Q] the places among E*T that are real; all of them where None.
@@ -204,12 +208,13 @@ class MemoryTransformer(nn.Module):
             total = everything.shape[2]
             bias = self.decoder.position(length, total) + causal_bias(length, total, said.device)
         read_bias = (context.input_bias, packing.of_example(context.memory_bias))
-        attention = x
+        attentions = []
         for n, layer in enumerate(self.decoder.layers):
             cache = context.caches[n] if incremental else None
             x, attention = layer(x, bias, {**context.layers[n], "bias": read_bias}, packing, cache)
+            attentions.append(attention)
         newest = [F.pad(everything, (back, 0))[..., everything.shape[2] - length : everything.shape[2]] for back in range(BACK)]
-        return Decoded(self.dropout(self.decoder.norm(x)), attention, torch.stack(newest, -1), packing)
+        return Decoded(self.dropout(self.decoder.norm(x)), attentions, torch.stack(newest, -1), packing)
 
     def vocab_logits(self, hidden: Tensor) -> Tensor:
         """[.., D] -> [.., V] in fp32."""
@@ -249,7 +254,7 @@ class MemoryTransformer(nn.Module):
         vocab = self.vocab_logits(packing.pack(decoded.hidden)).log_softmax(-1)
         logp = vocab.gather(-1, targets[..., None])[..., 0]
         copied = None
-        read = attention = decoded.attention.mean(1)  # [G, Q, M]
+        read = attention = decoded.attention()
         if self.pointer is not None:
             pointed = self.point(decoded, context)
             copied, everywhere = copied_mass(pointed, (context.input_tokens, context.memory_tokens), targets, packing)
@@ -276,8 +281,8 @@ class Scored:
     targets: Tensor  # [G, Q] ids
     example: Tensor  # [G, Q] whose token it is
     copied: Tensor | None  # [G, Q] the pointer's mass on the target, 0 where the context does not hold it
-    memory_attention: Tensor  # [G, Q, M]: the pointer's, or the last layer's
-    null: Tensor | None  # [G, Q] mass on the null slot, last layer
+    memory_attention: Tensor  # [G, Q, M]: the pointer's, or the layers' mean
+    null: Tensor | None  # [G, Q] mass on the null slot, mean over layers
     smooth: Tensor | None  # [G, Q] mean negative log-probability over the vocabulary
 
     def by_example(self, values: Tensor, examples: int) -> Tensor:

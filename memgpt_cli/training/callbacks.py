@@ -84,7 +84,7 @@ class History(L.Callback):
     def __init__(self, run: Path, every: int) -> None:
         self.run, self.every = run, every
 
-    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
         """Forgets what a killed run wrote past its last checkpoint: those steps happen again."""
         if trainer.is_global_zero and (self.run / HISTORY).is_file():
             rows = [r for r in read_history(self.run) if r["step"] <= trainer.global_step]

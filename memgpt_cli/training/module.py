@@ -61,7 +61,9 @@ class MemoryModule(L.LightningModule):
             self.latest["null_mass"] = ((scored.null * seeing).sum() / seeing.sum().clamp(min=1)).item()
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the weights and of their average: together, so that no checkpoint falls between the two."""
+        super().optimizer_step(*args, **kwargs)
         if self.average is None:
             return
         steps = self.global_step

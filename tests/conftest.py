@@ -1,0 +1,70 @@
+"""Small fixtures of the tests' own: a toy tokenizer, tiny models, a data set of a few dialogues."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from memgpt_cli.config import Config, DataConfig, TokenizerConfig, TrainerConfig
+from memgpt_cli.data.preprocess import preprocess
+from memgpt_cli.model import MemoryTransformer
+from memgpt_cli.schema import Entry, Episode, Example, ModelConfig, ReadConfig
+from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
+
+torch.set_num_threads(2)
+
+WORDS = "the red house stands by a river and anna keeps three grey cats there while peter sings of old ships at night".split()
+TINY = {"d_model": 32, "n_heads": 2, "d_kv": 16, "d_ff": 48, "n_encoder_layers": 2, "n_decoder_layers": 2, "dropout": 0.0}
+
+
+def tiny_model(vocab_size: int, seed: int = 0, **changes: object) -> MemoryTransformer:
+    torch.manual_seed(seed)
+    read = changes.pop("memory", ReadConfig(age_buckets=6, max_time=16))
+    model = MemoryTransformer(ModelConfig(**{**TINY, **changes}, memory=read, vocab_size=vocab_size))  # type: ignore[arg-type]
+    with torch.no_grad():  # so that no bias is the same everywhere
+        model.retriever.age_bias.normal_(1.0, 0.5)
+    return model.eval()
+
+
+def sentence(n: int, length: int) -> str:
+    return " ".join(WORDS[(n * 7 + k * (n + 3)) % len(WORDS)] for k in range(length))
+
+
+def make_episode(n: int, entries: int = 5, examples: int = 3) -> Episode:
+    """An episode whose examples see different shares of its entries."""
+    kinds = ("turn", "fact", "chunk", "note")
+    memory = tuple(Entry(sentence(n + k, 2 + (k + n) % 5), kinds[(k + n) % 4]) for k in range(entries))
+    asked = tuple(
+        Example(sentence(n + 2 * k, 3 + k), sentence(n + k, 2 + (n + k) % 4), min(entries, 2 * k), evidence=(0,) if 2 * k and entries else ())
+        for k in range(examples)
+    )
+    return Episode(f"episode-{n}", memory, asked)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return train_tokenizer([sentence(n, 12) for n in range(60)], 320)
+
+
+@pytest.fixture(scope="session")
+def facts_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataConfig]:
+    """A small preprocessed `facts` data set."""
+    options = {"facts": 12, "facts_min": 6, "facts_test": 12, "questions": 4, "episodes_train": 24, "episodes_valid": 4, "episodes_test": 4}
+    config = DataConfig(name="facts", source="facts", path="", options=options, tokenizer=TokenizerConfig(vocab_size=320))
+    return preprocess(config, tmp_path_factory.mktemp("data")).folder, config
+
+
+@pytest.fixture()
+def tiny_config(facts_data: tuple[Path, DataConfig]) -> Config:
+    trainer = TrainerConfig(max_steps=6, batch_tokens=600, val_every=3, val_batches=2, checkpoint_every=2, log_every=1, threads=1)
+    return Config(data=facts_data[1], model=ModelConfig(**TINY), trainer=trainer)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def full_data() -> Path:
+    """The full public data sets, where MEMGPT_TEST_DATA names their folder."""
+    folder = os.environ.get("MEMGPT_TEST_DATA", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MEMGPT_TEST_DATA names no folder of public data sets")
+    return Path(folder)

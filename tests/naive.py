@@ -1,0 +1,177 @@
+"""The model written the slow and obvious way: one example at a time, one text at a time, every distribution in full.
+
+It shares the weights of the fast model and none of its tricks (no batch, no padding, no packing, no cache, no split
+softmax, no shared projections), and stands for the equations of docs/architecture.md.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from memgpt_cli.model import MemoryTransformer
+from memgpt_cli.schema import KINDS, TIMELESS, Episode
+from memgpt_cli.tokenizer import EOS, Tokenizer
+
+
+def rope(x: Tensor) -> Tensor:
+    """Rotary positions on [L, K], a pair (i, i + K/2) at a time."""
+    length, width = x.shape
+    rows = []
+    for p in range(length):
+        values = list(x[p])
+        turned = [torch.zeros(())] * width
+        for i in range(width // 2):
+            angle = p / 10000 ** (2 * i / width)
+            a, b = values[i], values[i + width // 2]
+            turned[i] = a * math.cos(angle) - b * math.sin(angle)
+            turned[i + width // 2] = a * math.sin(angle) + b * math.cos(angle)
+        rows.append(torch.stack(turned))
+    return torch.stack(rows)
+
+
+def t5_bucket(distance: int, bidirectional: bool, buckets: int, furthest: int) -> int:
+    """T5's bucket of key position minus query position, as the reference implementation describes it."""
+    out = 0
+    if bidirectional:
+        buckets //= 2
+        if distance > 0:
+            out = buckets
+        distance = abs(distance)
+    else:
+        distance = max(0, -distance)
+    exact = buckets // 2
+    if distance < exact:
+        return out + distance
+    return out + min(buckets - 1, exact + int(math.log(distance / exact) / math.log(furthest / exact) * (buckets - exact)))
+
+
+class Naive:
+    def __init__(self, model: MemoryTransformer) -> None:
+        self.m, self.c = model, model.config
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        return list(x.split(self.c.d_kv, -1))
+
+    def embed(self, ids: list[int]) -> Tensor:
+        x = self.m.embedding.weight[ids]
+        return x * math.sqrt(self.c.d_model) if self.c.scale_embeddings else x
+
+    def self_attention(self, layer, x: Tensor, position, causal: bool) -> Tensor:
+        a, scale = layer.attention, self.c.d_kv**-0.5 if self.c.scale_attention else 1.0
+        out = []
+        for h, (q, k, v) in enumerate(zip(self.heads(a.q(x)), self.heads(a.k(x)), self.heads(a.v(x)), strict=True)):
+            if self.c.position == "rope":
+                q, k = rope(q), rope(k)
+            rows = []
+            for i in range(len(x)):
+                last = i + 1 if causal else len(x)
+                logits = (k[:last] @ q[i]) * scale
+                if position is not None:
+                    where = [t5_bucket(j - i, not causal, self.c.relative_buckets, self.c.relative_max_distance) for j in range(last)]
+                    logits = logits + position.weight.weight[where, h]
+                rows.append(logits.softmax(-1) @ v[:last])
+            out.append(torch.stack(rows))
+        return a.o(torch.cat(out, -1))
+
+    def encode(self, ids: list[int]) -> Tensor:
+        x = self.embed(ids)
+        for layer in self.m.encoder.layers:
+            x = x + self.self_attention(layer, layer.attention_norm(x), self.m.encoder.position, causal=False)
+            x = x + layer.feed_forward(layer.feed_forward_norm(x))
+        return self.m.encoder.norm(x)
+
+    def read_attention(self, read, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        scale = self.c.d_kv**-0.5 if self.c.scale_attention else 1.0
+        out = []
+        for h, (q, k, v) in enumerate(zip(self.heads(read.q(x)), self.heads(read.k(context)), self.heads(read.v(context)), strict=True)):
+            out.append((q @ k.T * scale + bias[:, h]).softmax(-1) @ v)
+        return read.o(torch.cat(out, -1))
+
+    def context(self, episode: Episode, example: int, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, list[int], list[list[int]]]:
+        """States [L, D], bias [L, H], ids and the ids before each, of one example: input, null slot, entries read."""
+        x = episode.examples[example]
+        ids = [*tokenizer.encode(x.input), EOS]
+        own = self.encode(ids)
+        states, bias = [own], [torch.zeros(len(ids), self.c.n_heads)]
+        tokens, before = list(ids), [([0, 0, 0] + ids[:i])[::-1][:3] for i in range(len(ids))]
+        if x.sees:
+            r = self.m.retriever
+            query = F.normalize(r.query(own.mean(0)), dim=0)
+            encoded = [self.encode([*tokenizer.encode(e.text), EOS]) for e in episode.entries[: x.sees]]
+            scores = torch.stack([r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded])
+            k = min(self.c.memory.top_k, x.sees)
+            chosen = sorted(scores.argsort(descending=True)[:k].tolist())
+            prior = r.beta * scores[chosen].log_softmax(-1)
+            states.append(self.m.null[None])
+            bias.append(torch.zeros(1, self.c.n_heads))
+            tokens.append(0)
+            before.append([0, 0, 0])
+            for n, p in zip(chosen, prior, strict=True):
+                entry = episode.entries[n]
+                kind = KINDS.index(entry.kind)
+                timed = entry.kind not in TIMELESS
+                state = encoded[n] + self.m.kind.weight[kind]
+                if timed:
+                    state = state + self.m.time.weight[min(n, self.c.memory.max_time - 1)]
+                age = x.sees - n if timed else 1
+                states.append(state)
+                bias.append((p + r.age_bias[kind, self.age_bucket(age)]).expand(len(state), -1))
+                said = [*tokenizer.encode(entry.text), EOS]
+                tokens += said
+                before += [([0, 0, 0] + said[:i])[::-1][:3] for i in range(len(said))]
+        return torch.cat(states), torch.cat(bias), tokens, before
+
+    def age_bucket(self, age: int) -> int:
+        buckets, furthest = self.c.memory.age_buckets, self.c.memory.max_time
+        exact = buckets // 2
+        if age <= exact:
+            return age - 1
+        return min(buckets - 1, exact + int(math.log(age / exact) / math.log(furthest / exact) * (buckets - exact)))
+
+    def log_probs(self, episode: Episode, example: int, said: list[int], tokenizer: Tokenizer) -> Tensor:
+        """[T, V]: log-probabilities after each of the ids `said` (0 starts)."""
+        states, bias, tokens, before = self.context(episode, example, tokenizer)
+        x = self.embed(said)
+        for layer in self.m.decoder.layers:
+            x = x + self.self_attention(layer, layer.attention_norm(x), self.m.decoder.position, causal=True)
+            x = x + self.read_attention(layer.read, layer.read_norm(x), states, bias)
+            x = x + layer.feed_forward(layer.feed_forward_norm(x))
+        hidden = self.m.decoder.norm(x)
+        out = hidden * self.c.d_model**-0.5 if self.c.scale_logits else hidden
+        vocab = (self.m.head(out) if self.m.head is not None else out @ self.m.embedding.weight.T).softmax(-1)
+        if self.m.pointer is None:
+            return vocab.log()
+        p = self.m.pointer
+        rows = []
+        for t in range(len(said)):
+            logits = p.key(states) @ p.query(hidden[t]) * self.c.d_model**-0.5 + bias.mean(1)
+            newest = ([0, 0, 0] + said[: t + 1])[::-1][:3]
+            lifts = []
+            for b in before:
+                lift = torch.zeros(())
+                for back in range(3):
+                    if not (b[back] == newest[back] and b[back] > 0):
+                        break
+                    lift = lift + p.resume[back]
+                lifts.append(lift)
+            logits = logits + torch.stack(lifts)
+            logits = logits + torch.tensor([0.0 if i > EOS else -1e4 for i in tokens])
+            copied = torch.zeros(self.c.vocab_size)
+            for i, mass in zip(tokens, logits.softmax(-1), strict=True):
+                copied = copied + F.one_hot(torch.tensor(i), self.c.vocab_size) * mass
+            gate = torch.sigmoid(p.gate(hidden[t]))
+            rows.append((gate * vocab[t] + (1 - gate) * copied).clamp(min=1e-30).log())
+        return torch.stack(rows)
+
+    def greedy(self, episode: Episode, example: int, tokenizer: Tokenizer, steps: int) -> list[int]:
+        said = [0]
+        for _ in range(steps):
+            logp = self.log_probs(episode, example, said, tokenizer)[-1].clone()
+            logp[0] = -math.inf
+            token = int(logp.argmax())
+            if token == EOS:
+                break
+            said.append(token)
+        return said[1:]
