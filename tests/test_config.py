@@ -1,0 +1,92 @@
+"""Every preset composes, and every mistake is answered in one line with what to type."""
+
+from pathlib import Path
+
+import pytest
+
+from memgpt_cli.cli.inspection import COMMANDS
+from memgpt_cli.config import Config, all_keys, choices, compose, conf_dir, override, to_dict
+from memgpt_cli.data.sources import find_source, make_options
+from memgpt_cli.errors import ConfigError
+from memgpt_cli.schema import ModelConfig
+
+PRESETS = [f"{g}={n}" for g in ("data", "model", "optim", "trainer", "memory", "experiment", "debug") for n in choices(g)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_composes(preset):
+    config = compose("train", [preset])
+    make_options(find_source(config.data.source), config.data.options)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_configuration(command):
+    assert isinstance(compose(command, []), Config)
+
+
+def test_every_preset_says_how_it_is_used():
+    for file in conf_dir().rglob("*.yaml"):
+        lines = file.read_text().splitlines()
+        assert any(line.startswith("# memgpt ") for line in lines[:3]), file
+
+
+@pytest.mark.parametrize(
+    ("override_", "message"),
+    [
+        ("trainer=gpu5", "there is no trainer preset 'gpu5'. Did you mean 'trainer=gpu"),
+        ("optim.lrr=3", "'optim.lrr' is not a setting. Did you mean 'optim.lr'"),
+        ("learning_rate=3", "Did you mean 'optim.lr'"),
+        ("+model.d_modle=3", "'model.d_modle' is not a setting. Did you mean 'model.d_model'"),
+        ("cpu", "expected key=value, as in 'trainer=cpu'. Did you mean 'trainer=cpu'"),
+        ("optim.lr=fast", "'optim.lr' is 'fast', expected float"),
+        ("model.d_model=1.5", "'model.d_model' is 1.5, expected int"),
+        ("model.d_kv=31", r"model.d_kv \(31\) must be even"),
+        ("data.chat.silence=<S>", "cannot be read: quote the value"),
+        ("generate.beams=0", "generate.beams is 0, expected at least 1"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(override_, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose("train", [override_])
+    assert "\n" not in str(caught.value)
+
+
+def test_every_setting_can_be_overridden():
+    keys = all_keys()
+    assert {"model.memory.top_k", "data.augment.rename.probability", "trainer.max_minutes"} <= set(keys)
+    assert compose("train", ["model.position=relative"]).model.position == "relative"
+    assert compose("train", ["data.options.turns=5"]).data.options["turns"] == 5
+    assert compose("train", ["optim.lr=2e-4"]).optim.lr == 2e-4
+
+
+def test_a_run_keeps_its_own_settings_under_overrides():
+    base = compose("train", ["experiment=facts", "model.d_model=64"])
+    changed = override(base, "eval", ["eval.split=valid", "generate.beams=2"])
+    assert changed.model == base.model
+    assert changed.data == base.data
+    assert (changed.eval.split, changed.generate.beams) == ("valid", 2)
+    assert override(base, "eval", ["data=babi"]).data.name == "babi"
+    assert override(base, "eval", []) is base
+
+
+def test_options_of_a_source_are_checked():
+    with pytest.raises(ConfigError, match="data.options.turn is not an option of this source. Did you mean 'turns'"):
+        make_options(find_source("dialogue"), {"turn": 3})
+    with pytest.raises(ConfigError, match="data.options.turns is 'three', expected int"):
+        make_options(find_source("dialogue"), {"turns": "three"})
+    with pytest.raises(ConfigError, match="not a source. Did you mean 'kdconv'"):
+        find_source("kdcon")
+
+
+def test_a_folder_of_presets_of_ones_own(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("d_model: 48\n")
+    assert compose("train", ["model=mine"], tmp_path).model.d_model == 48
+
+
+def test_round_trip_through_plain_values():
+    from memgpt_cli.config import build
+
+    config = compose("train", ["experiment=facts"])
+    assert build(Config, to_dict(config)) == config
+    assert isinstance(config.model, ModelConfig)

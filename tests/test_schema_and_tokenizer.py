@@ -1,0 +1,82 @@
+"""Triples and tokens give back what went in."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memgpt_cli.errors import CheckpointError, ConfigError, DataError
+from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
+from memgpt_cli.tokenizer import EOS, PAD, Tokenizer, train_tokenizer
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+ODD = [
+    "", " ", "  two  spaces ", "\n", "a\r\nb\tc\x00d", "你好，世界", "😀👨‍👩‍👧", "</s> <pad> <unk> <0x41>", "▁a▁▁b", "\u2581", "x = {'a': 1}  # code",
+    "ça, naïve — “quotes”", "\u202eright to left", "e\u0301", "\ufeff",
+]  # fmt: skip
+
+
+@given(TEXT, TEXT, TEXT)
+@settings(max_examples=200, deadline=None)
+def test_triples_come_back_as_they_were(head, relation, tail):
+    assert parse_triple(render_triple(head, relation, tail)) == (head, relation, tail)
+
+
+@pytest.mark.parametrize("text", ["just words", "a | b", "a | b | c | d", ""])
+def test_other_text_is_no_triple(text):
+    assert parse_triple(text) is None
+
+
+@given(text=TEXT)
+@settings(max_examples=300, deadline=None)
+def test_tokenisation_loses_nothing(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert PAD not in ids
+    assert EOS not in ids
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_strings_survive(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode_all([text, "the cats", text]) == [tokenizer.encode(t) for t in (text, "the cats", text)]
+
+
+def test_a_word_is_cut_alike_wherever_it_stands(tokenizer):
+    name = tokenizer.encode("xyzzyplugh")
+    inside = tokenizer.encode("the xyzzyplugh cats")
+    assert any(inside[i : i + len(name)] == name for i in range(len(inside)))
+
+
+def test_training_is_reproducible_and_saving_keeps_it(tokenizer, tmp_path):
+    texts = [f"word{n} and some more words {n}" for n in range(50)]
+    one, two = (train_tokenizer(texts, 320) for _ in range(2))
+    assert one.fingerprint == two.fingerprint != tokenizer.fingerprint
+    one.save(tmp_path)
+    assert Tokenizer.load(tmp_path).fingerprint == one.fingerprint
+
+
+def test_what_is_no_tokenizer_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no tokenizer at"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.model").write_bytes(b"not a model")
+    with pytest.raises(CheckpointError, match="not a SentencePiece model"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(ConfigError, match="at least 300"):
+        train_tokenizer(["a"], 100)
+
+
+@pytest.mark.parametrize(
+    ("episode", "message"),
+    [
+        (Episode("e", (), ()), "at least one example"),
+        (Episode("e", (), (Example("q", " "),)), "empty target"),
+        (Episode("e", (), (Example("", "a"),)), "empty input"),
+        (Episode("e", (Entry(" "),), (Example("q", "a"),)), "entry 0 is empty"),
+        (Episode("e", (Entry("x", "dream"),), (Example("q", "a"),)), "kind 'dream', expected one of fact"),
+        (Episode("e", (Entry("x"),), (Example("q", "a", sees=2),)), "sees 2 entries, but the episode has 1"),
+        (Episode("e", (Entry("x"),), (Example("q", "a", sees=0, evidence=(0,)),)), "outside the 0 entries it sees"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(episode, message):
+    with pytest.raises(DataError, match=message):
+        episode.validate()
