@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,7 @@ class Encoder:
         return self.model.retriever.queries(self._pooled(texts)).cpu()
 
     def items(self, entries: Sequence[Entry]) -> list[Item]:
-        keys = self.keys([e.text for e in entries]).numpy() if entries else []
+        keys: Any = self.keys([e.text for e in entries]).numpy() if entries else []
         return [Item(e.text, e.kind, e.meta, key) for e, key in zip(entries, keys, strict=True)]
 
 
@@ -143,7 +144,9 @@ class Conversation:
 
     def remember(self, text: str) -> Entry:
         entry = entry_from(text)
-        self.store.add(self.namespace, self.encoder.items([Entry(entry.text, entry.kind, {**entry.meta, "source": "remember"})]))
+        self.store.add(
+            self.namespace, self.encoder.items([Entry(entry.text, entry.kind, {**entry.meta, "source": "remember"})])
+        )
         return entry
 
     def matches(self, what: str) -> list[Stored]:
@@ -224,8 +227,7 @@ class Conversation:
         (hits,) = self.store.search(self.namespace, keys, self.recall + len(self.events))
         here = {e.id for e in self.events if e.id is not None} | {None}
         found = [h.entry for h in hits if h.entry.id not in here][: self.recall]
-        found += [e for e in self.knowledge[: self.recall - len(found)]]  # type: ignore[misc]
-        return [Entry(e.text, e.kind, e.meta) for e in found]
+        return [*(Entry(e.text, e.kind, e.meta) for e in found), *self.knowledge[: self.recall - len(found)]]
 
     def _answer(self, on_text: OnText | None) -> Reply:
         turns = [e for e in self.events if e.speaker]

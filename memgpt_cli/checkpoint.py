@@ -155,7 +155,9 @@ def find_run(name: str, root: Path) -> Path:
             if (folder / "model" / WEIGHTS).is_file():
                 return folder
         known = [p.name for p in run_folders(root)]
-        raise CheckpointError(f"no trained run '{name}' in {root}.{' Runs: ' + ', '.join(known) if known else ' Type memgpt train first.'}")
+        raise CheckpointError(
+            f"no trained run '{name}' in {root}.{' Runs: ' + ', '.join(known) if known else ' Type memgpt train first.'}"
+        )
     newest = next(run_folders(root), None)
     if newest is None:
         raise CheckpointError(f"no trained run in {root}: type memgpt train first")

@@ -68,7 +68,9 @@ class ChatConfig:
     turns: int = 2
     silence: str = ""  # what an empty line says
     lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
-    knowledge: str = ""  # a file of facts that every conversation may look up: "head relation<TAB>tail" lines, bundled or a path
+    knowledge: str = (
+        ""  # a file of facts that every conversation may look up: "head relation<TAB>tail" lines, bundled or a path
+    )
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,11 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
         with open_dict(raw):
             raw.preset = raw.hydra.runtime.choices.model
             del raw["hydra"]
-        values = OmegaConf.to_container(raw, resolve=True)
+        values: Any = OmegaConf.to_container(raw, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides, config_dir)) from error
-    assert isinstance(values, dict)
-    return build(Config, values)
+    config: Config = build(Config, values)
+    return config
 
 
 def override(base: Config, command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
@@ -240,11 +242,11 @@ def override(base: Config, command: str, overrides: list[str], config_dir: Path 
                     merged[group] = composed[group]
             else:
                 OmegaConf.update(merged, key, part.value(), force_add=True)
-        values = OmegaConf.to_container(merged)
+        values: Any = OmegaConf.to_container(merged)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides, config_dir)) from error
-    assert isinstance(values, dict)
-    return build(Config, values)
+    config: Config = build(Config, values)
+    return config
 
 
 def build(kind: type, values: dict[str, Any], place: str = "") -> Any:
@@ -325,8 +327,15 @@ def _explain(message: str, overrides: list[str], config_dir: Path | None) -> str
             near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
             hint = f" Did you mean '{key}={near[0]}'?" if near else f" Known: {', '.join(names)}."
             return f"'{override}': there is no {key} preset '{value}'.{hint}"
-    if "Lexer" in message or "mismatched input" in message or "extraneous input" in message or "no viable alternative" in message:
-        bad = next((o for o in overrides if o in message), next((o for o in overrides if re.search(r"[<>|!?*;]", o)), overrides[0]))
+    if (
+        "Lexer" in message
+        or "mismatched input" in message
+        or "extraneous input" in message
+        or "no viable alternative" in message
+    ):
+        bad = next(
+            (o for o in overrides if o in message), next((o for o in overrides if re.search(r"[<>|!?*;]", o)), overrides[0])
+        )
         key, _, value = bad.partition("=")
         return f"'{bad}' cannot be read: quote the value inside the argument, as in '{key}=\"{value}\"'"
     missing = re.search(r"Could not override '([^']+)'", message)
@@ -355,7 +364,7 @@ def unknown_key(key: str) -> str:
     return f"'{key}' is not a setting.{hint}"
 
 
-def all_keys(kind: type = Config, place: str = "") -> list[str]:
+def all_keys(kind: Any = Config, place: str = "") -> list[str]:
     """Every setting by its dotted name."""
     keys: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():

@@ -14,7 +14,30 @@ from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
 
 torch.set_num_threads(2)
 
-WORDS = "the red house stands by a river and anna keeps three grey cats there while peter sings of old ships at night".split()
+WORDS = [
+    "the",
+    "red",
+    "house",
+    "stands",
+    "by",
+    "a",
+    "river",
+    "and",
+    "anna",
+    "keeps",
+    "three",
+    "grey",
+    "cats",
+    "there",
+    "while",
+    "peter",
+    "sings",
+    "of",
+    "old",
+    "ships",
+    "at",
+    "night",
+]
 TINY = {"d_model": 32, "n_heads": 2, "d_kv": 16, "d_ff": 48, "n_encoder_layers": 2, "n_decoder_layers": 2, "dropout": 0.0}
 
 
@@ -36,7 +59,12 @@ def make_episode(n: int, entries: int = 5, examples: int = 3) -> Episode:
     kinds = ("turn", "fact", "chunk", "note")
     memory = tuple(Entry(sentence(n + k, 2 + (k + n) % 5), kinds[(k + n) % 4]) for k in range(entries))
     asked = tuple(
-        Example(sentence(n + 2 * k, 3 + k), sentence(n + k, 2 + (n + k) % 4), min(entries, 2 * k), evidence=(0,) if 2 * k and entries else ())
+        Example(
+            sentence(n + 2 * k, 3 + k),
+            sentence(n + k, 2 + (n + k) % 4),
+            min(entries, 2 * k),
+            evidence=(0,) if 2 * k and entries else (),
+        )
         for k in range(examples)
     )
     return Episode(f"episode-{n}", memory, asked)
@@ -50,14 +78,24 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def facts_data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataConfig]:
     """A small preprocessed `facts` data set."""
-    options = {"facts": 12, "facts_min": 6, "facts_test": 12, "questions": 4, "episodes_train": 24, "episodes_valid": 4, "episodes_test": 4}
+    options = {
+        "facts": 12,
+        "facts_min": 6,
+        "facts_test": 12,
+        "questions": 4,
+        "episodes_train": 24,
+        "episodes_valid": 4,
+        "episodes_test": 4,
+    }
     config = DataConfig(name="facts", source="facts", path="", options=options, tokenizer=TokenizerConfig(vocab_size=320))
     return preprocess(config, tmp_path_factory.mktemp("data")).folder, config
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_config(facts_data: tuple[Path, DataConfig]) -> Config:
-    trainer = TrainerConfig(max_steps=6, batch_tokens=600, val_every=3, val_batches=2, checkpoint_every=2, log_every=1, threads=1)
+    trainer = TrainerConfig(
+        max_steps=6, batch_tokens=600, val_every=3, val_batches=2, checkpoint_every=2, log_every=1, threads=1
+    )
     return Config(data=facts_data[1], model=ModelConfig(**TINY), trainer=trainer)  # type: ignore[arg-type]
 
 

@@ -69,7 +69,9 @@ class Naive:
                 last = i + 1 if causal else len(x)
                 logits = (k[:last] @ q[i]) * scale
                 if position is not None:
-                    where = [t5_bucket(j - i, not causal, self.c.relative_buckets, self.c.relative_max_distance) for j in range(last)]
+                    where = [
+                        t5_bucket(j - i, not causal, self.c.relative_buckets, self.c.relative_max_distance) for j in range(last)
+                    ]
                     logits = logits + position.weight.weight[where, h]
                 rows.append(logits.softmax(-1) @ v[:last])
             out.append(torch.stack(rows))
@@ -85,11 +87,15 @@ class Naive:
     def read_attention(self, read, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         scale = self.c.d_kv**-0.5 if self.c.scale_attention else 1.0
         out = []
-        for h, (q, k, v) in enumerate(zip(self.heads(read.q(x)), self.heads(read.k(context)), self.heads(read.v(context)), strict=True)):
+        for h, (q, k, v) in enumerate(
+            zip(self.heads(read.q(x)), self.heads(read.k(context)), self.heads(read.v(context)), strict=True)
+        ):
             out.append((q @ k.T * scale + bias[:, h]).softmax(-1) @ v)
         return read.o(torch.cat(out, -1))
 
-    def context(self, episode: Episode, example: int, tokenizer: Tokenizer) -> tuple[Tensor, Tensor, list[int], list[list[int]]]:
+    def context(
+        self, episode: Episode, example: int, tokenizer: Tokenizer
+    ) -> tuple[Tensor, Tensor, list[int], list[list[int]]]:
         """States [L, D], bias [L, H], ids and the ids before each, of one example: input, null slot, entries read."""
         x = episode.examples[example]
         ids = [*tokenizer.encode(x.input), EOS]

@@ -16,7 +16,10 @@ from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_trip
 from memgpt_cli.tokenizer import Tokenizer
 
 LENGTHS = st.lists(
-    st.tuples(st.lists(st.integers(1, 30), max_size=8), st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=9)),
+    st.tuples(
+        st.lists(st.integers(1, 30), max_size=8),
+        st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=9),
+    ),
     min_size=2,
     max_size=20,
 )

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import make_episode, tiny_model
 from naive import Naive
 
-from conftest import make_episode, tiny_model
 from memgpt_cli.config import GenerateConfig
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
@@ -102,7 +102,9 @@ def test_reading_is_a_distribution(tokenizer):
 
 
 def test_min_tokens_forbids_an_early_end(tokenizer):
-    made = generate(tiny_model(len(tokenizer)), batch_of([make_episode(0)], tokenizer), GenerateConfig(max_tokens=6, min_tokens=6))
+    made = generate(
+        tiny_model(len(tokenizer)), batch_of([make_episode(0)], tokenizer), GenerateConfig(max_tokens=6, min_tokens=6)
+    )
     assert all(len(ids) == 6 for ids in made.ids[0])
 
 

@@ -68,7 +68,9 @@ def test_help_loads_neither_torch_nor_lightning_nor_hydra():
         "bad=[m for m in ('torch','lightning','hydra','datasets','numpy') if m in sys.modules]\n"
         "print('LOADED', bad)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "100"})
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "100"}
+    )
     assert "LOADED []" in out.stdout, out.stdout + out.stderr
     assert "preprocess" in out.stdout
 

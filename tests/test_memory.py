@@ -18,7 +18,7 @@ def key(seed: int) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path):
     store = SqliteStore(tmp_path / "m.sqlite", "encoder-1")
     yield store

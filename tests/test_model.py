@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from conftest import make_episode, tiny_model
 from naive import Naive
 
-from conftest import make_episode, tiny_model
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.model.attention import SharedRead

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY, make_episode, tiny_model
 from rich.console import Console
 
-from conftest import TINY, make_episode, tiny_model
 from memgpt_cli.checkpoint import load_model, load_tree, save_tree
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
@@ -121,7 +121,11 @@ def test_gpus_that_are_not_there_are_named(tiny_config, facts_data, tmp_path):
 
 
 def test_checkpoints_keep_every_value(tmp_path):
-    tree = {"a": [1, 2.5, None, "x", True], "t": (torch.arange(3), {"deep": torch.ones(2, 2)}), "ints": {0: "zero", 7: torch.zeros(1)}}
+    tree = {
+        "a": [1, 2.5, None, "x", True],
+        "t": (torch.arange(3), {"deep": torch.ones(2, 2)}),
+        "ints": {0: "zero", 7: torch.zeros(1)},
+    }
     save_tree(tmp_path / "c", tree)
     back = load_tree(tmp_path / "c")
     assert back["a"] == tree["a"]
@@ -153,7 +157,11 @@ def test_losses_are_what_they_say(tokenizer):
 
 
 def test_learning_rate_rises_then_falls(tiny_config):
-    config = replace(tiny_config, trainer=replace(tiny_config.trainer, max_steps=100), optim=replace(tiny_config.optim, warmup_steps=10, final_lr=0.1))
+    config = replace(
+        tiny_config,
+        trainer=replace(tiny_config.trainer, max_steps=100),
+        optim=replace(tiny_config.optim, warmup_steps=10, final_lr=0.1),
+    )
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[9] == 1.0 == max(rates)
     assert rates[0] == 0.1
@@ -217,7 +225,7 @@ def test_two_processes_have_the_gradients_of_one(tiny_config, facts_data, tmp_pa
         torch.testing.assert_close(ranks[0][name], p.grad, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_ddp_cpu2_trains_through_the_command(tmp_path):
     process = memgpt(tmp_path, "train", "trainer=ddp_cpu2", *OVERRIDES, "trainer.max_steps=8", "trainer.val_every=4")
     out, _ = process.communicate(timeout=300)

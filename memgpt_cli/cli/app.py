@@ -35,9 +35,13 @@ def complete_override(incomplete: str) -> list[str]:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings and presets, see `memgpt config`.", autocompletion=complete_override),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings and presets, see `memgpt config`.", autocompletion=complete_override
+    ),
 ]
-ConfigDir = Annotated[Path | None, typer.Option("--config-dir", help="A folder with presets of your own.", exists=True, file_okay=False)]
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", help="A folder with presets of your own.", exists=True, file_okay=False)
+]
 Run = Annotated[str, typer.Option("--run", help="A run's name or folder; the newest where empty.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 

@@ -17,10 +17,18 @@ if TYPE_CHECKING:
 @app.command("eval", epilog="Example: `memgpt eval --metric rouge --metric distinct --run dialogsum-small eval.split=valid`")
 def evaluate_command(
     overrides: Overrides = None,
-    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="bleu, chrf, rouge, exact, f1, distinct, perplexity, recall; repeatable.")] = None,  # fmt: skip
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="bleu, chrf, rouge, exact, f1, distinct, perplexity, recall; repeatable."),
+    ] = None,
     run: Run = "",
-    file: Annotated[list[Path] | None, typer.Option("--file", help="Raw files in the run's own format, instead of its test split.", exists=True)] = None,  # fmt: skip
-    tidy: Annotated[bool, typer.Option("--tidy", help="Post-process outputs before scoring (repeated spans, stray spaces).")] = False,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="Raw files in the run's own format, instead of its test split.", exists=True),
+    ] = None,
+    tidy: Annotated[
+        bool, typer.Option("--tidy", help="Post-process outputs before scoring (repeated spans, stray spaces).")
+    ] = False,
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
@@ -46,9 +54,15 @@ def evaluate_command(
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
     with progress("evaluating") as report:
         conditions = evaluate(
-            model, tokenizer, split, metrics, config.eval, config.generate,
-            lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
-        )  # fmt: skip
+            model,
+            tokenizer,
+            split,
+            metrics,
+            config.eval,
+            config.generate,
+            lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0),
+            postprocess,
+        )
     name = "+".join(f.stem for f in file) if file else config.eval.split
     saved = save_results(folder / "eval", name, conditions)
     if as_json:
@@ -147,6 +161,13 @@ def bench_facts(
     for column in ("facts in store", "exact %", f"recall@{top_k} %", "ms per answer", "of it search ms", "indexing s"):
         table.add_column(column, justify="right")
     for row in rows:
-        cells = (f"{row.facts:,}", f"{row.exact:.1f}", f"{row.recall:.1f}", f"{row.answer_ms:.1f}", f"{row.search_ms:.2f}", f"{row.index_s:.1f}")
+        cells = (
+            f"{row.facts:,}",
+            f"{row.exact:.1f}",
+            f"{row.recall:.1f}",
+            f"{row.answer_ms:.1f}",
+            f"{row.search_ms:.2f}",
+            f"{row.index_s:.1f}",
+        )
         table.add_row(*cells)
     console().print(table)

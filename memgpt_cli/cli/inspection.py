@@ -91,7 +91,9 @@ def doctor(as_json: Json = False) -> None:
     for name in ("lightning", "pytorch-lightning"):
         try:
             if importlib.metadata.version(name) in ("2.6.2", "2.6.3"):
-                warnings.append(f"{name} 2.6.2 and 2.6.3 steal credentials (GHSA-w37p-236h-pfx3): pip install -U {name}, and change your passwords")
+                warnings.append(
+                    f"{name} 2.6.2 and 2.6.3 steal credentials (GHSA-w37p-236h-pfx3): pip install -U {name}, and change your passwords"
+                )
         except importlib.metadata.PackageNotFoundError:
             pass
     import torch
@@ -123,5 +125,7 @@ def foreign_scripts(path: str, first: str | None) -> list[str]:
             continue
         if not ours:
             runs_first = " and runs before ours" if first == str(script) else ""
-            out.append(f"{script} is another program of the same name{runs_first}: pip uninstall memgpt, or call python -m memgpt_cli")
+            out.append(
+                f"{script} is another program of the same name{runs_first}: pip uninstall memgpt, or call python -m memgpt_cli"
+            )
     return out

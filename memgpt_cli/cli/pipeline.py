@@ -108,7 +108,11 @@ def _sweep(overrides: list[str]) -> list[list[str]]:
         raise ConfigError(str(error).split("\n")[0]) from error
     jobs: list[list[str]] = [[]]
     for part in parsed:
-        values = [f"{part.get_key_element()}={v}" for v in part.sweep_string_iterator()] if part.is_sweep_override() else [part.input_line or ""]
+        values = (
+            [f"{part.get_key_element()}={v}" for v in part.sweep_string_iterator()]
+            if part.is_sweep_override()
+            else [part.input_line or ""]
+        )
         jobs = [[*job, value] for job in jobs for value in values]
     return jobs
 

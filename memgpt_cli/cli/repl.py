@@ -145,7 +145,9 @@ class Repl:
                 table.add_row(f"{read.weight:.3f}", read.kind, escape(read.text))
         self.console.print(table)
         rest_of_it = 1 - last.null - sum(r.weight for r in last.read)
-        self.say(f"  its own input {rest_of_it:.3f} · nothing (null slot) {last.null:.3f} · {len(last.read)} entries could be read")
+        self.say(
+            f"  its own input {rest_of_it:.3f} · nothing (null slot) {last.null:.3f} · {len(last.read)} entries could be read"
+        )
 
     def history(self, rest: str) -> None:
         self.console.print(escape(self.conversation.transcript()) or "[dim]nothing said yet[/]")
@@ -178,7 +180,9 @@ def run_repl(conversation: Conversation, new: bool, console: Console) -> None:
     resumed = 0 if new else conversation.resume()
     stats = conversation.store.stats(conversation.namespace)
     going_on = f", going on after {resumed} turns (/new begins afresh)" if resumed else ""
-    repl.say(f"{conversation.namespace}: {stats['entries']} entries in memory, {len(conversation.knowledge):,} facts to look up{going_on}. /help")
+    repl.say(
+        f"{conversation.namespace}: {stats['entries']} entries in memory, {len(conversation.knowledge):,} facts to look up{going_on}. /help"
+    )
     history = home() / "chat_history"
     if repl.interactive:
         try:

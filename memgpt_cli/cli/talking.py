@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from memgpt_cli.chat import Conversation
 
 
-@app.command(epilog='Example: `echo \'{"input": "city of bafa lisu please", "memory": ["bafa lisu | city | rome"]}\' | memgpt generate`')
+@app.command(
+    epilog='Example: `echo \'{"input": "city of bafa lisu please", "memory": ["bafa lisu | city | rome"]}\' | memgpt generate`'
+)
 def generate(
     overrides: Overrides = None,
-    source: Annotated[str, typer.Option("--input", "-i", help="A file, or - for standard input: a line is an input, or JSON with input and memory.")] = "-",  # fmt: skip
+    source: Annotated[
+        str,
+        typer.Option(
+            "--input", "-i", help="A file, or - for standard input: a line is an input, or JSON with input and memory."
+        ),
+    ] = "-",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to standard output.")] = None,
     run: Run = "",
     tidy: Annotated[bool, typer.Option("--tidy", help="Remove repeated spans and stray spaces.")] = False,

@@ -12,9 +12,34 @@ from dataclasses import replace
 from memgpt_cli.config import RenameConfig
 from memgpt_cli.schema import Episode, parse_triple, render_triple
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z ch sh th br kr st".split()
-_VOWELS = "a e i o u a e i o u ai ea ie ou".split()
-_CODAS = ["", "", "", "", "", *"n r s l m ng nd se k t y".split()]
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "ch",
+    "sh",
+    "th",
+    "br",
+    "kr",
+    "st",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ie", "ou"]
+_CODAS = ["", "", "", "", "", *["n", "r", "s", "l", "m", "ng", "nd", "se", "k", "t", "y"]]
 
 
 def invent(value: str, rng: random.Random) -> str:
@@ -26,7 +51,9 @@ def invent(value: str, rng: random.Random) -> str:
         elif "CJK" in unicodedata.name(run[0], ""):
             out.append("".join(chr(rng.randint(0x4E00, 0x8FFF)) for _ in run))
         elif run.isalpha():
-            word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3))))
+            word = "".join(
+                rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3)))
+            )
             out.append(word.capitalize() if run[0].isupper() else word)
         else:
             out.append(run)

@@ -85,7 +85,7 @@ def _halve(batch: list[Part]) -> list[list[Part]]:
     return [[Part(part.episode, part.first, middle, part.cost)], [Part(part.episode, middle, part.last, part.cost)]]
 
 
-def pad(rows: Sequence[Sequence[int]], width: int | None = None, value: int = 0) -> np.ndarray:
+def pad(rows: Sequence[Sequence[int] | np.ndarray], width: int | None = None, value: int = 0) -> np.ndarray:
     """Ragged rows to one array; `width` at least the longest row."""
     width = max([len(r) for r in rows], default=0) if width is None else width
     out = np.full((len(rows), width), value, dtype=np.int64)

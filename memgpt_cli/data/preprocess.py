@@ -49,7 +49,12 @@ class _Rejects:
         if self.stop:
             raise error
         reason = getattr(error, "reason", str(error))
-        row = {"file": str(getattr(error, "path", "")), "line": getattr(error, "line", None), "reason": reason, "record": record}
+        row = {
+            "file": str(getattr(error, "path", "")),
+            "line": getattr(error, "line", None),
+            "reason": reason,
+            "record": record,
+        }
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
         self.counts["records rejected"] += 1
@@ -73,10 +78,12 @@ def source_files(config: DataConfig) -> dict[str, list[Path]]:
 
 
 def _hash_file(path: Path) -> str:
+    """Of a file's bytes, or of all the files of a folder."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 
@@ -95,7 +102,7 @@ def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n:
     if config.on_error not in ("stop", "quarantine"):
         raise ConfigError(f"data.on_error is '{config.on_error}', expected stop or quarantine")
     source = find_source(config.source)
-    files = source_files(config) if source.needs_file else {}
+    files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
     given = [Path(config.tokenizer.path)] if config.tokenizer.path else []
     extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
     hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *given, *extra]}
@@ -151,7 +158,9 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
     statistics = {}
     for split, episodes in staged.items():
         if not episodes:
-            raise DataError(f"the {split} split holds no episode: nothing could be read from {', '.join(map(str, files.get(split, ())))}")
+            raise DataError(
+                f"the {split} split holds no episode: nothing could be read from {', '.join(map(str, files.get(split, ())))}"
+            )
         limiter = Limiter(config.limits, tokenizer, changes[split])
         writer = EpisodeWriter(folder / split)
         for episode in _progress(episodes, report, f"writing {split}"):
@@ -171,7 +180,9 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
 
 
 def _splits(config: DataConfig, files: dict[str, list[Path]]) -> list[str]:
-    return [s for s in SPLITS if s in files] if files else list(SPLITS)
+    """The splits to read: those with files, or all that a source without files makes."""
+    held_out = config.hold_out if not files else {}
+    return [s for s in SPLITS if s in files] if files else [s for s in SPLITS if not held_out.get(s)]
 
 
 def _progress(items: Iterable[Episode], report: Report, stage: str) -> Iterator[Episode]:
@@ -193,7 +204,7 @@ def _read(
     if config.source == "parallel":
         groups: list[Any] = [files[split]]  # the two sides are read together
     else:
-        groups = list(files[split]) if source.needs_file else [None]
+        groups = list(files[split]) if files else [None]
     for group in groups:
         for episode in source.read(group, options, where):
             sound = _sound(episode, rejects)
@@ -219,7 +230,9 @@ def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dic
     if not shares:
         return
     if sum(shares.values()) >= 1 or any(split not in SPLITS[1:] or split in staged for split in shares):
-        raise ConfigError(f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none")
+        raise ConfigError(
+            f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
+        )
     episodes = staged["train"]
     random.Random(config.seed).shuffle(episodes)
     total = len(episodes)

@@ -166,7 +166,13 @@ def _scores(
     decoding: GenerateConfig,
 ) -> list[Score]:
     predictions, references = [w["prediction"] for w in written], [w["references"] for w in written]
-    beams = f"|beam:{decoding.beams}" if decoding.beams > 1 else f"|temp:{decoding.temperature}" if decoding.temperature else "|greedy"
+    beams = (
+        f"|beam:{decoding.beams}"
+        if decoding.beams > 1
+        else f"|temp:{decoding.temperature}"
+        if decoding.temperature
+        else "|greedy"
+    )
     out: list[Score] = []
     for name in metrics:
         if name == "perplexity":

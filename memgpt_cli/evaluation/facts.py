@@ -78,5 +78,7 @@ def measure_facts(
                     report(f"{size:,} facts: question", n)
             store.close()
         asked = len(gold)
-        rows.append(Row(size, 100 * right / asked, 100 * found / asked, 1000 * answering / asked, 1000 * searching / asked, indexed))
+        rows.append(
+            Row(size, 100 * right / asked, 100 * found / asked, 1000 * answering / asked, 1000 * searching / asked, indexed)
+        )
     return rows

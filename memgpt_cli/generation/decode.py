@@ -163,7 +163,9 @@ def _beam_search(model: MemoryTransformer, batch: Batch, context: Context, confi
                 done[i][j] = len(best[i][j]) >= width and best[i][j][-1][0] >= reachable
         rows_now = (torch.arange(e, device=device)[:, None] * width + next_parent).flatten(1)
         context = context.select(rows_now)
-        said = torch.cat([said.gather(1, rows_now[..., None].expand(-1, -1, said.shape[2])), next_token.flatten(1)[..., None]], 2)
+        said = torch.cat(
+            [said.gather(1, rows_now[..., None].expand(-1, -1, said.shape[2])), next_token.flatten(1)[..., None]], 2
+        )
         last = next_token.flatten(1)[..., None]
         if all(all(row) for row in done):
             break
@@ -173,7 +175,9 @@ def _beam_search(model: MemoryTransformer, batch: Batch, context: Context, confi
             if not done[i][j]:
                 for k in range(width):
                     length = max(1, said.shape[2])
-                    best[i][j].append((float(running[i, j, k]) / length**config.length_penalty, [*said[i, j * width + k].tolist(), PAD]))
+                    best[i][j].append(
+                        (float(running[i, j, k]) / length**config.length_penalty, [*said[i, j * width + k].tolist(), PAD])
+                    )
         chosen = [max(b, key=lambda h: h[0]) if b else (0.0, []) for b in best[i]]
         ids.append([[t for t in c[1] if t != PAD] for c in chosen])
         ended.append([not (c[1] and c[1][-1] == PAD) for c in chosen])

@@ -119,7 +119,9 @@ class SqliteStore:
 
     def get(self, namespace: str, ids: Sequence[int]) -> list[Stored]:
         marks = ",".join("?" * len(ids))
-        return list(self._rows(f"SELECT {_COLUMNS} FROM entries WHERE namespace=? AND id IN ({marks}) ORDER BY id", (namespace, *ids)))
+        return list(
+            self._rows(f"SELECT {_COLUMNS} FROM entries WHERE namespace=? AND id IN ({marks}) ORDER BY id", (namespace, *ids))
+        )
 
     def find(self, namespace: str, text: str) -> list[Stored]:
         wanted = text.casefold()
@@ -134,7 +136,9 @@ class SqliteStore:
         key = None if item.key is None else np.asarray(item.key, np.float32).tobytes()
         meta, mark = json.dumps(item.meta, ensure_ascii=False), self.fingerprint if key is not None else ""
         row = (item.text, item.kind, meta, _hash(item.text, item.kind, item.meta), mark, key, namespace, id)
-        query = "UPDATE entries SET text=?, kind=?, meta=?, hash=?, fingerprint=?, key=? WHERE namespace=? AND id=? RETURNING id"
+        query = (
+            "UPDATE entries SET text=?, kind=?, meta=?, hash=?, fingerprint=?, key=? WHERE namespace=? AND id=? RETURNING id"
+        )
         if self._write(query, [row]) == [None]:
             raise StoreError(f"no entry {id} in '{namespace}'")
 
@@ -148,7 +152,9 @@ class SqliteStore:
         return self._rows(query, (namespace, self.fingerprint))
 
     def rekey(self, namespace: str, ids: Sequence[int], keys: np.ndarray) -> None:
-        rows = [(self.fingerprint, np.asarray(key, np.float32).tobytes(), namespace, id) for id, key in zip(ids, keys, strict=True)]
+        rows = [
+            (self.fingerprint, np.asarray(key, np.float32).tobytes(), namespace, id) for id, key in zip(ids, keys, strict=True)
+        ]
         self._write("UPDATE entries SET fingerprint=?, key=? WHERE namespace=? AND id=? RETURNING id", rows)
 
     def export(self, namespace: str) -> Iterator[dict[str, Any]]:
@@ -160,4 +166,11 @@ class SqliteStore:
         kinds = {kind: {"entries": n, "characters": size} for kind, n, size in self._db.execute(query, (namespace,))}
         stale = sum(1 for _ in self.stale(namespace)) if self.fingerprint else 0
         total = sum(k["entries"] for k in kinds.values())
-        return {"store": str(self.path), "namespace": namespace, "entries": total, "kinds": kinds, "stale": stale, "bytes": self.path.stat().st_size}
+        return {
+            "store": str(self.path),
+            "namespace": namespace,
+            "entries": total,
+            "kinds": kinds,
+            "stale": stale,
+            "bytes": self.path.stat().st_size,
+        }

@@ -30,7 +30,11 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: ModelConfig, bidirectional: bool) -> None:
         super().__init__()
-        self.buckets, self.max_distance, self.bidirectional = config.relative_buckets, config.relative_max_distance, bidirectional
+        self.buckets, self.max_distance, self.bidirectional = (
+            config.relative_buckets,
+            config.relative_max_distance,
+            bidirectional,
+        )
         self.weight = nn.Embedding(self.buckets, config.n_heads)
 
     def forward(self, queries: int, keys: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Encoder and decoder layers: pre-norm, RMSNorm, no biases, gated feed-forward, as T5 v1.1."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")  # T5 v1.1's "gelu_new"
 
 
-ACTIVATIONS = {"silu": F.silu, "relu": F.relu, "gelu": gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "relu": F.relu, "gelu": gelu}
 
 
 class FeedForward(nn.Module):

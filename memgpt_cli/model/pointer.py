@@ -62,7 +62,9 @@ class Pointer(nn.Module):
         said = packing.pack(said)
         own = packing.pack(query @ read["input_keys"].transpose(-1, -2) + bias[0][:, :, None])
         shared = torch.baddbmm(bias[1].to(query.dtype), packing.pack(query), read["memory_keys"].transpose(-1, -2))
-        own_before = read["input_before"].gather(1, packing.example[..., None, None].expand(-1, -1, *read["input_before"].shape[2:]))
+        own_before = read["input_before"].gather(
+            1, packing.example[..., None, None].expand(-1, -1, *read["input_before"].shape[2:])
+        )
         own = self._resume(own, own_before, said)
         shared = self._resume(shared, read["memory_before"][:, None].expand(-1, said.shape[1], -1, -1), said)
         return Pointed(torch.cat([own, shared], -1).float(), packing.pack(self.gate(hidden))[..., 0].float())

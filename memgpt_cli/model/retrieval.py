@@ -26,6 +26,8 @@ class Choice(NamedTuple):
 class Retriever(nn.Module):
     """Scores entries against inputs and turns scores, kinds and ages into the bias of what is read."""
 
+    timed: Tensor
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, self.config = config.d_model, config.memory

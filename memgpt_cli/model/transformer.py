@@ -83,7 +83,7 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig, decoder: bool) -> None:
         super().__init__()
         count, kind = (config.n_decoder_layers, DecoderLayer) if decoder else (config.n_encoder_layers, EncoderLayer)
-        self.layers = nn.ModuleList(kind(config) for _ in range(count))
+        self.layers: Any = nn.ModuleList(kind(config) for _ in range(count))
         self.position = RelativeBias(config, bidirectional=not decoder) if config.position == "relative" else None
         self.norm = nn.RMSNorm(config.d_model, config.norm_eps)
 
@@ -220,7 +220,9 @@ class MemoryTransformer(nn.Module):
         """[.., D] -> [.., V] in fp32."""
         if self.head is not None:
             return self.head(hidden).float()
-        return F.linear(hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden, self.embedding.weight).float()
+        return F.linear(
+            hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden, self.embedding.weight
+        ).float()
 
     def point(self, decoded: Decoded, context: Context) -> Pointed:
         assert self.pointer is not None

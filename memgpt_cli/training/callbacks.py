@@ -165,7 +165,9 @@ class ShowProgress(L.Callback):
         self.tokens, self.valid, self.first = 0.0, "", trainer.global_step
         if self.console.is_terminal and trainer.is_global_zero:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
-            self.bar = Progress(*columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=self.console)
+            self.bar = Progress(
+                *columns, TextColumn("{task.fields[note]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=self.console
+            )
             self.task = self.bar.add_task("training", total=trainer.max_steps, completed=trainer.global_step, note="")
             self.bar.start()
 
@@ -178,7 +180,9 @@ class ShowProgress(L.Callback):
             self.bar.update(self.task, completed=trainer.global_step, note=note)
         elif trainer.is_global_zero and now - self.said >= self.every:
             left = (now - self.began) / (trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
-            self.console.print(f"step {trainer.global_step}/{trainer.max_steps} · {note} · {left / 60:.0f} min left", highlight=False)
+            self.console.print(
+                f"step {trainer.global_step}/{trainer.max_steps} · {note} · {left / 60:.0f} min left", highlight=False
+            )
             self.said = now
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -186,7 +190,9 @@ class ShowProgress(L.Callback):
             return
         loss, exact = (float(trainer.callback_metrics[k]) for k in ("val/loss", "val/exact"))
         self.valid = f" · valid {loss:.4f}, {100 * exact:.1f} % exact"
-        self.console.print(f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %", highlight=False)
+        self.console.print(
+            f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %", highlight=False
+        )
 
     def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if self.bar:

@@ -24,7 +24,13 @@ from memgpt_cli.errors import TrainingStopped, UsageError
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer
 from memgpt_cli.training.callbacks import (
-    CHECKPOINTS, History, KeepCheckpoints, SafeCheckpointIO, ShowProgress, StopAfter, checkpoint_folders,
+    CHECKPOINTS,
+    History,
+    KeepCheckpoints,
+    SafeCheckpointIO,
+    ShowProgress,
+    StopAfter,
+    checkpoint_folders,
 )  # fmt: skip
 from memgpt_cli.training.hardware import check_devices, tune_cpu
 from memgpt_cli.training.module import MemoryModule
@@ -65,7 +71,9 @@ class EpisodeData(L.LightningDataModule):
         rename = self.config.data.augment.rename
         renamer = Renamer(rename, self.manifest["values"]) if rename.relations and rename.probability else None
         data = EpisodeDataset(self.folder / "train")
-        return TrainStream(data, self.tokenizer, self.config.trainer.batch_tokens, self.config.seed, renamer, start, rank, world)
+        return TrainStream(
+            data, self.tokenizer, self.config.trainer.batch_tokens, self.config.seed, renamer, start, rank, world
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
@@ -115,7 +123,9 @@ def prepare_run(config: Config, run: Path, fresh: bool) -> Path | None:
         changed = [d for d in _differences(json.loads(file.read_text()), settings) if not d.startswith(_FREE)]
         if changed:
             shown = "; ".join(changed[:5])
-            raise UsageError(f"run '{run.name}' was started with other settings ({shown}): add run=NAME for a new run, or --fresh to start over")
+            raise UsageError(
+                f"run '{run.name}' was started with other settings ({shown}): add run=NAME for a new run, or --fresh to start over"
+            )
     run.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings, ensure_ascii=False, indent=1))
     found = checkpoint_folders(run)
@@ -164,9 +174,13 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     if trainer.is_global_zero:
         size = sum(p.numel() for p in model.parameters())
         at = f"resumed at step {int(resumed.name[5:])}" if resumed else "from the beginning"
-        console.print(f"training {run.name}: {size / 1e6:.2f} M parameters, {data.manifest['statistics']['train']['examples']:,} examples, {at}")
+        console.print(
+            f"training {run.name}: {size / 1e6:.2f} M parameters, {data.manifest['statistics']['train']['examples']:,} examples, {at}"
+        )
     if resumed and load_tree(resumed)["global_step"] >= settings.max_steps:
-        console.print(f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew")
+        console.print(
+            f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
+        )
         return {}
     interrupted = _stop_gently(trainer)
     trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)

@@ -34,6 +34,4 @@ def check_devices(config: TrainerConfig, preset: str = "") -> None:
         return
     instead = "trainer=cpu" if not found else "trainer=gpu1" if found == 1 else f"trainer=gpu4 trainer.devices={found}"
     names = f" ({torch.cuda.get_device_name(0)})" if found else ""
-    raise UsageError(
-        f"trainer.devices is {config.devices} GPUs{preset}, found {found}{names}: type {instead} instead"
-    )
+    raise UsageError(f"trainer.devices is {config.devices} GPUs{preset}, found {found}{names}: type {instead} instead")

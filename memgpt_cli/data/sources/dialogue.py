@@ -157,7 +157,9 @@ def read_kdconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[
             turns, facts = [], []
             for n, message in enumerate(messages):
                 turns.append(Turn("AB"[n % 2], text_field(message, "message")))
-                facts.append([fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs", ())])
+                facts.append(
+                    [fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs", ())]
+                )
             events = _with_facts(turns, facts, _knowledge(facts, base, options))
             yield dialogue_episode(f"{path.parent.name}/{path.name}:{number}", events, options)
         except DataError as error:

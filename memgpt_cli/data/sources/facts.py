@@ -73,16 +73,32 @@ def _part(rng: random.Random, language: str, split: str) -> str:
             return part
 
 
+def _slip(rng: random.Random, part: str, language: str) -> str:
+    """The part with one syllable (or character) changed: as near as names come."""
+    size = 2 if language == "en" else 1
+    at = size * rng.randrange(len(part) // size)
+    new = _word(rng, (1, 1)) if language == "en" else rng.choice(_CHARACTERS)
+    return part[:at] + new + part[at + size :]
+
+
 def people(rng: random.Random, count: int, language: str, split: str, namesakes: float) -> list[str]:
-    """`count` different full names whose parts belong to `split`."""
+    """`count` different full names whose parts belong to `split`; namesakes share a part, half of them nearly both."""
     names: dict[str, tuple[str, str]] = {}
+    parts: list[tuple[str, str]] = []
     while len(names) < count:
         given = _part(rng, language, split)
         family = _part(rng, language, split) if language == "en" else rng.choice(_SURNAMES)
-        if names and rng.random() < namesakes:
-            other = names[rng.choice(list(names))] if len(names) < 512 else next(iter(names.values()))
-            given, family = (other[0], family) if rng.random() < 0.5 else (given, other[1])
-        names.setdefault(f"{given} {family}" if language == "en" else family + given, (given, family))
+        if parts and rng.random() < namesakes:
+            other = rng.choice(parts)
+            near = _slip(rng, other[0], language)
+            if rng.random() < 0.5 and _belongs(near, split):
+                given, family = near, other[1]
+            else:
+                given, family = (other[0], family) if rng.random() < 0.5 else (given, other[1])
+        name = f"{given} {family}" if language == "en" else family + given
+        if name not in names:
+            names[name] = given, family
+            parts.append((given, family))
     return list(names)
 
 
@@ -106,9 +122,7 @@ def facts_episode(rng: random.Random, name: str, count: int, language: str, spli
     triples = make_facts(rng, count, language, split, options)
     gold = rng.sample(range(count), min(options.questions, count))
     entries = tuple(Entry(render_triple(*t), "fact", {"triple": list(t)}) for t in triples)
-    examples = tuple(
-        Example(ask(rng, triples[g], language), triples[g][2], count, evidence=(g,), task="qa") for g in gold
-    )
+    examples = tuple(Example(ask(rng, triples[g], language), triples[g][2], count, evidence=(g,), task="qa") for g in gold)
     return Episode(name, entries, examples)
 
 

@@ -6,7 +6,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from memgpt_cli.data.sources import Where
 from memgpt_cli.errors import DataError
@@ -14,10 +14,10 @@ from memgpt_cli.errors import DataError
 MAX_LINE_BYTES = 8 << 20  # a longer line is a damaged file or no line format at all
 
 
-def open_bytes(path: Path) -> BinaryIO:
+def open_bytes(path: Path) -> Any:
     """The file's bytes, unpacked where it ends in .gz or .xz."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if path.suffix == ".xz":
         return lzma.open(path, "rb")
     return open(path, "rb")
@@ -33,7 +33,7 @@ def decode(raw: bytes) -> str:
 def read_lines(path: Path, where: Where) -> Iterator[tuple[int, str]]:
     """Numbered lines without their end; what cannot be read is rejected."""
     with open_bytes(path) as raw:
-        buffered = io.BufferedReader(raw) if not isinstance(raw, io.BufferedReader) else raw  # type: ignore[type-var]
+        buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
         number = 0
         while line := buffered.readline(MAX_LINE_BYTES + 1):
             number += 1

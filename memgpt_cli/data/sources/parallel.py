@@ -69,12 +69,17 @@ def read_parallel(paths: list[Path], options: ParallelOptions, where: Where) -> 
         raise DataError(f"{len(sources)} lines, but {paths[1]} has {len(targets)}: the two must be parallel", paths[0])
     memory = (sources, targets)
     if options.memory_source:
-        memory = (_lines(paths[0].parent / options.memory_source, where), _lines(paths[1].parent / options.memory_target, where))
+        memory = (
+            _lines(paths[0].parent / options.memory_source, where),
+            _lines(paths[1].parent / options.memory_target, where),
+        )
     index = BM25(memory[0]) if options.similar else None
     for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
         found = index.search(source, options.similar, source, memory[0]) if index else []
         entries = tuple(
-            Entry(memory[0][n] + options.separator + memory[1][n], "pair", {"line": n + 1}) for n in found if memory[1][n].strip()
+            Entry(memory[0][n] + options.separator + memory[1][n], "pair", {"line": n + 1})
+            for n in found
+            if memory[1][n].strip()
         )
         if not source.strip() or not target.strip():
             side = 0 if not source.strip() else 1

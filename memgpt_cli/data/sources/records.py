@@ -19,7 +19,7 @@ class RecordOptions:
     input, target, memory, references: the fields of a record (memory and references may be missing from it).
     kind: of the entries; a memory item that is a list of three texts is a fact.
     chunk: characters of an entry where memory is one long text.
-    hub: a hub id or a folder of a saved `datasets` data set, read instead of files; hub_config names its configuration.
+    hub: a hub id, read instead of files; hub_config names its configuration. (A saved folder is given as a file.)
     split: the hub's split for each of ours, as "train=train,valid=validation,test=test".
     """
 
@@ -36,14 +36,27 @@ class RecordOptions:
     split: str = "train=train,valid=validation,test=test"
 
 
-def read_records(path: Path, options: RecordOptions, where: Where) -> Iterator[Episode]:
+def read_records(path: Path | None, options: RecordOptions, where: Where) -> Iterator[Episode]:
     if options.task not in TASKS:
         raise ConfigError(f"data.options.task is '{options.task}', expected one of {', '.join(TASKS)}")
-    for number, record in _rows(path, options, where):
+    name = path.name if path else options.hub
+    for number, record in _rows(path, options, where) if path else _hub(options, where):
         try:
-            yield _episode(f"{path.name}:{number}", record, options)
+            yield _episode(f"{name}:{number}", record, options)
         except DataError as error:
-            where.reject(error.at(path, number), record)
+            where.reject(error.at(path or options.hub, number), record)
+
+
+def _hub(options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a hub data set; the only source that uses the network, and only because its id was given."""
+    from datasets import load_dataset
+
+    names = dict(part.split("=", 1) for part in options.split.split(","))
+    try:
+        data = load_dataset(options.hub, options.hub_config or None, split=names.get(where.split, where.split))
+    except (OSError, ValueError, ConnectionError) as error:
+        raise DataError(f"hub data set '{options.hub}' cannot be read: {str(error).splitlines()[0]}") from error
+    yield from enumerate((dict(row) for row in data), 1)
 
 
 def _rows(path: Path, options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, Any]]]:

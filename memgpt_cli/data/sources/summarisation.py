@@ -104,5 +104,7 @@ def _meeting(name: str, record: dict[str, Any], options: DialogueDocumentOptions
             spans = [(int(a), int(b)) for a, b in query.get("relevant_text_span", ())]
             evidence = [n for n, e in enumerate(entries) if any(a <= e.meta["message"] <= b for a, b in spans)]
             answer = text_field(query, "answer")
-            examples.append(Example(text_field(query, "query"), answer, len(entries), evidence=tuple(evidence), task="summarisation"))
+            examples.append(
+                Example(text_field(query, "query"), answer, len(entries), evidence=tuple(evidence), task="summarisation")
+            )
     return Episode(name, tuple(entries), tuple(examples), {"meeting": name})

@@ -37,9 +37,7 @@ def text_episodes(name: str, text: str, options: TextOptions) -> Iterator[Episod
         for window in windows:
             first.append(len(entries))
             entries += chunk_entries(window, options.chunk, part=part)
-        examples = [
-            Example(windows[n], windows[n + 1], first[n], task="text") for n in range(len(windows) - 1)
-        ]
+        examples = [Example(windows[n], windows[n + 1], first[n], task="text") for n in range(len(windows) - 1)]
         if not options.memory:
             yield from _episode(f"{name}:{part}", entries, examples)
             continue
@@ -47,9 +45,7 @@ def text_episodes(name: str, text: str, options: TextOptions) -> Iterator[Episod
         step = max(1, options.memory // max(1, options.window))
         for begin in range(0, len(examples), step):
             low = first[max(0, begin - step)]
-            run = [
-                Example(x.input, x.target, x.sees - low, task="text") for x in examples[begin : begin + step]
-            ]
+            run = [Example(x.input, x.target, x.sees - low, task="text") for x in examples[begin : begin + step]]
             high = max((x.sees for x in run), default=0)
             yield from _episode(f"{name}:{part}:{begin}", entries[low : low + high], run)
 

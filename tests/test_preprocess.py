@@ -1,0 +1,222 @@
+"""Preprocessing: whole or not at all, a second run is a no-op, bad input is named by file and line and loses nothing else."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memgpt_cli.config import CleanConfig, DataConfig, LimitConfig, TokenizerConfig
+from memgpt_cli.data.clean import split_text
+from memgpt_cli.data.dataset import MANIFEST, EpisodeDataset
+from memgpt_cli.data.preprocess import preprocess
+from memgpt_cli.errors import ConfigError, DataError
+
+GOOD = [
+    {"input": f"what is number {n} ?", "target": f"it is {n}", "memory": [f"fact {n} about {n * 7}", "other"]}
+    for n in range(12)
+]
+
+
+def records(tmp_path, lines, **changes):
+    raw = tmp_path / "raw"
+    raw.mkdir(exist_ok=True)
+    with open(raw / "train.jsonl", "wb") as file:
+        for line in lines:
+            file.write(
+                line
+                if isinstance(line, bytes)
+                else (line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)).encode()
+            )
+            file.write(b"\n")
+    config = DataConfig(
+        name="r", source="records", path=str(raw), files={"train": "train.jsonl"}, tokenizer=TokenizerConfig(vocab_size=320)
+    )
+    return replace(config, **changes)
+
+
+def inputs(folder, split="train"):
+    return [x.input for e in EpisodeDataset(folder / split) for x in e.examples]
+
+
+BAD = {
+    "broken JSON": (b'{"input": "x", ', r"train.jsonl:4: broken JSON: .* at column"),
+    "a missing field": (b'{"input": "x"}', r"train.jsonl:4: field 'target' is missing, found input"),
+    "a field of another type": (b'{"input": 3, "target": "y"}', r"train.jsonl:4: field 'input' is int, expected text"),
+    "invalid UTF-8": (b'{"input": "\xff", "target": "y"}', r"train.jsonl:4: invalid UTF-8 at byte 11 of the line \(0xff\)"),
+    "an empty target": (b'{"input": "x", "target": " "}', r"train.jsonl:4: example 0 has an empty target"),
+    "a 10 MB line": (
+        b'{"input": "' + b"x" * 10_000_000 + b'", "target": "y"}',
+        r"train.jsonl:4: a line of 10,0\d\d,\d\d\d bytes, expected at most",
+    ),
+    "no object": (b"[1, 2]", r"train.jsonl:4: expected a JSON object, found list"),
+    "memory of another type": (
+        b'{"input": "x", "target": "y", "memory": [7]}',
+        r"train.jsonl:4: field 'memory' holds 7, expected texts or triples",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_stops_the_run_with_file_line_and_reason(tmp_path, name):
+    line, message = BAD[name]
+    config = records(tmp_path, [*GOOD[:3], line, *GOOD[3:]])
+    with pytest.raises(DataError, match=message):
+        preprocess(config, tmp_path / "data")
+    assert not (tmp_path / "data" / "r").exists()
+    assert not list((tmp_path / "data").glob(".*partial*"))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_in_quarantine_loses_nothing_else(tmp_path, name):
+    line, message = BAD[name]
+    config = records(tmp_path, [*GOOD[:3], line, *GOOD[3:]], on_error="quarantine")
+    result = preprocess(config, tmp_path / "data")
+    assert inputs(result.folder) == [g["input"] for g in GOOD]
+    (rejected,) = [json.loads(row) for row in (result.folder / "rejects.jsonl").read_text().splitlines()]
+    assert rejected["reason"] in message.replace("\\", "") or rejected["reason"].split(",")[0].split(":")[0] in message
+    assert result.manifest["statistics"]["train"]["changes"]["records rejected"] == 1
+
+
+def test_a_second_run_is_a_no_op_and_a_changed_one_is_not(tmp_path):
+    config = records(tmp_path, GOOD)
+    first = preprocess(config, tmp_path / "data")
+    stamp = (first.folder / MANIFEST).stat().st_mtime_ns
+    again = preprocess(config, tmp_path / "data")
+    assert again.already_there
+    assert (again.folder / MANIFEST).stat().st_mtime_ns == stamp
+    assert not preprocess(replace(config, clean=CleanConfig(unicode="NFC")), tmp_path / "data").already_there
+    records(tmp_path, GOOD[:5])
+    changed = preprocess(config, tmp_path / "data")
+    assert not changed.already_there
+    assert len(inputs(changed.folder)) == 5
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path):
+    config = records(tmp_path, GOOD)
+    folders = [preprocess(config, tmp_path / name).folder for name in ("one", "two")]
+    assert (folders[0] / "train" / "data.arrow").read_bytes() == (folders[1] / "train" / "data.arrow").read_bytes()
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path):
+    config = records(tmp_path, [{**GOOD[0], "input": f"question {n} ?"} for n in range(60000)])
+    code = (
+        "import sys, json\nfrom pathlib import Path\nfrom memgpt_cli.config import build, DataConfig\n"
+        "from memgpt_cli.data.preprocess import preprocess\n"
+        "preprocess(build(DataConfig, json.loads(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    from memgpt_cli.config import to_dict
+
+    process = subprocess.Popen([sys.executable, "-c", code, json.dumps(to_dict(config)), str(tmp_path / "data")])
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "data").glob(".r.partial-*/train")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "data" / "r").exists()
+    small = records(tmp_path, GOOD)
+    assert len(inputs(preprocess(small, tmp_path / "data").folder)) == len(GOOD)
+    assert not list((tmp_path / "data").glob(".*partial*")), "what the killed run left is cleared away"
+
+
+def test_duplicates_and_lengths_are_counted(tmp_path):
+    lines = [
+        *GOOD,
+        GOOD[0],
+        {"input": "q", "target": "word " * 400},
+        {"input": "long " * 500, "target": "yes"},
+        {"input": "crlf\r\nhere", "target": "a"},
+    ]
+    config = records(tmp_path, lines, limits=LimitConfig(input=50, target=40, entry=4))
+    result = preprocess(config, tmp_path / "data")
+    changes = result.manifest["statistics"]["train"]["changes"]
+    assert changes["episodes dropped: exact duplicate"] == 1
+    assert changes["targets truncated to limits.target"] == 1
+    assert changes["inputs truncated to limits.input"] == 1
+    assert changes["newlines normalised"] == 1
+    assert changes["entries split: longer than limits.entry"] > 0
+    for row in EpisodeDataset(result.folder / "train").rows:
+        assert all(len(i) <= 4 for i in row["entry_ids"])
+        assert all(len(i) <= 50 for i in row["input_ids"])
+        assert all(len(i) <= 40 for i in row["target_ids"])
+    truncated = next(e for e in EpisodeDataset(result.folder / "train") if e.examples[0].target.startswith("word"))
+    assert truncated.examples[0].all_references == (("word " * 400),), "scores are still against the whole reference"
+
+
+def test_limits_can_stop_or_drop(tmp_path):
+    lines = [*GOOD, {"input": "q", "target": "word " * 400}]
+    with pytest.raises(DataError, match=r"an target of \d+ tokens, limits.target is 40"):
+        preprocess(records(tmp_path, lines, limits=LimitConfig(target=40, on_long_target="stop")), tmp_path / "data")
+    result = preprocess(records(tmp_path, lines, limits=LimitConfig(target=40, on_long_target="drop")), tmp_path / "data")
+    assert len(inputs(result.folder)) == len(GOOD)
+
+
+def test_csv_and_parquet_hold_the_same_records(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.csv").write_text("q,a\n" + "".join(f'"what, {n}?",answer {n}\n' for n in range(6)))
+    pq.write_table(
+        pa.table({"q": [f"what, {n}?" for n in range(6)], "a": [f"answer {n}" for n in range(6)]}), raw / "a.parquet"
+    )
+    found = []
+    for file in ("a.csv", "a.parquet"):
+        options = {"input": "q", "target": "a"}
+        config = DataConfig(
+            name=file,
+            source="records",
+            path=str(raw),
+            files={"train": file},
+            options=options,
+            tokenizer=TokenizerConfig(vocab_size=320),
+        )
+        found.append(inputs(preprocess(config, tmp_path / "data").folder))
+    assert found[0] == found[1] == [f"what, {n}?" for n in range(6)]
+
+
+def test_a_parquet_column_of_the_wrong_type_is_named(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    pq.write_table(pa.table({"input": [1, 2], "target": ["a", "b"]}), raw / "a.parquet")
+    config = DataConfig(name="p", source="records", path=str(raw), files={"train": "a.parquet"})
+    with pytest.raises(DataError, match=r"a.parquet: column 'input' is int64, expected string"):
+        preprocess(config, tmp_path / "data")
+
+
+def test_a_saved_datasets_folder_is_read(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    rows = Dataset.from_list([{"input": g["input"], "target": g["target"], "memory": g["memory"]} for g in GOOD])
+    DatasetDict({"train": rows, "validation": rows.select(range(3))}).save_to_disk(str(tmp_path / "hub"))
+    files = {"train": "hub", "valid": "hub"}
+    config = DataConfig(name="h", source="records", path=str(tmp_path), files=files, tokenizer=TokenizerConfig(vocab_size=320))
+    result = preprocess(config, tmp_path / "data")
+    assert len(inputs(result.folder)) == 12
+    assert len(inputs(result.folder, "valid")) == 3
+
+
+def test_held_out_episodes_are_taken_from_training(tmp_path):
+    config = records(tmp_path, GOOD, hold_out={"valid": 0.25})
+    result = preprocess(config, tmp_path / "data")
+    train, valid = inputs(result.folder), inputs(result.folder, "valid")
+    assert len(valid) == 3
+    assert sorted(train + valid) == sorted(g["input"] for g in GOOD)
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
+    config = records(tmp_path, GOOD, files={"train": "nothing-*.jsonl"})
+    with pytest.raises(ConfigError, match=r"no file matches .*nothing-\*.jsonl: set data.path"):
+        preprocess(config, tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["a b c d e f", "One. Two! Three? 四。五", "x" * 50, "a\n\nb\nc " * 9, " lead and trail "])
+def test_splitting_keeps_every_character(text):
+    parts = split_text(text, lambda part: len(part) <= 6)
+    assert "".join(parts) == text
+    assert all(part.strip() for part in parts)
+    assert all(len(part) <= 6 or len(part.strip()) <= 6 for part in parts)
