@@ -26,7 +26,7 @@ test: setup  ## the fast tests, with lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: setup  ## the slow tests too (builds wheels, trains)
 	$(BIN)/pytest -m 'slow or data'

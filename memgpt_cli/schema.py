@@ -119,7 +119,7 @@ class ReadConfig:
     max_time: int = 512  # entries further back share the last time embedding
     age_buckets: int = 16
     beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
-    score_scale: float = 16.0  # of the cosine between query and key, at the start
+    score_scale: float = 5.0  # of the cosine between query and key, at the start
 
     def __post_init__(self) -> None:
         _positive(self, "top_k", "max_time", "age_buckets")

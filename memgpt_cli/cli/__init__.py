@@ -1,17 +1,25 @@
 """The command line. Commands import what they need when they run: `memgpt --help` loads no torch."""
 
+import importlib
 import sys
 
 from memgpt_cli.cli.app import app
 from memgpt_cli.errors import MemgptError
 
 
+ORDER = ("preprocess", "train", "eval", "generate", "chat", "config", "runs", "doctor")
+
+
+def load_commands() -> None:
+    """Adds the commands to the application, in the order `--help` lists them."""
+    for name in ("pipeline", "evaluation", "talking", "inspection"):
+        importlib.import_module(f"memgpt_cli.cli.{name}")
+    app.registered_commands.sort(key=lambda c: ORDER.index(c.name or c.callback.__name__ if c.callback else ""))
+
+
 def main() -> None:
     """Entry point of the `memgpt` script: errors meant for the user are one line, a traceback only with --debug."""
-    import memgpt_cli.cli.evaluation
-    import memgpt_cli.cli.inspection
-    import memgpt_cli.cli.pipeline
-    import memgpt_cli.cli.talking  # noqa: F401
+    load_commands()
 
     try:
         app()
@@ -28,4 +36,4 @@ def main() -> None:
         sys.exit(0)
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "load_commands", "main"]

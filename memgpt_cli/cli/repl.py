@@ -49,7 +49,9 @@ class Repl:
             except KeyboardInterrupt:
                 self.say("(type /quit to leave)")
                 continue
-            if line.startswith("/") and not line.startswith("//"):
+            if line.startswith("#") and not self.interactive:
+                self.say(line, "italic")
+            elif line.startswith("/") and not line.startswith("//"):
                 if self.command(line) is False:
                     break
             elif line.strip() or self.conversation.config.silence:
@@ -58,8 +60,8 @@ class Repl:
     def read(self) -> str:
         prompt = "you> " if self.interactive else ""
         line = input(prompt)
-        if not self.interactive:
-            self.console.print(f"[bold]you>[/] {escape(line)}") if not line.startswith("#") else None
+        if not self.interactive and not line.startswith("#"):  # a transcript needs both sides; "#" begins a comment in a script
+            self.console.print(f"[bold]you>[/] {escape(line) or '[dim](says nothing)[/]'}")
         if line.startswith(MULTILINE):
             lines = [line.removeprefix(MULTILINE)]
             while not lines[-1].endswith(MULTILINE):
@@ -119,7 +121,7 @@ class Repl:
             self.say("what? /remember TEXT", "yellow")
             return
         entry = self.conversation.remember(rest)
-        self.say(f"remembered as a {entry.kind}: {entry.text}")
+        self.say(f"remembered as a {entry.kind}" + (f": {entry.text}" if self.interactive else ""))
 
     def forget(self, rest: str) -> None:
         found = self.conversation.matches(rest) if rest else []

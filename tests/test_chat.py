@@ -1,0 +1,188 @@
+"""Conversations: what is said is remembered and survives a restart, what is forgotten is gone, look-ups find facts."""
+
+import pytest
+
+from conftest import tiny_model
+from memgpt_cli.chat import Conversation, entry_from, read_knowledge
+from memgpt_cli.cli.repl import Repl
+from memgpt_cli.config import ChatConfig, GenerateConfig
+from memgpt_cli.data.preprocess import bundled_folder
+from memgpt_cli.generation import decode
+from memgpt_cli.memory import SqliteStore
+
+
+@pytest.fixture()
+def talk(tokenizer, tmp_path):
+    """Opens a conversation over the same store file each time it is called."""
+    model, opened = tiny_model(len(tokenizer)), []
+
+    def open_it(namespace="anna", **changes):
+        store = SqliteStore(tmp_path / "m.sqlite", "e")
+        opened.append(store)
+        chat = ChatConfig(silence="<SILENCE>", **changes)
+        return Conversation(model, tokenizer, store, namespace, chat, GenerateConfig(max_tokens=6, min_tokens=1), recall=8)
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+def scripted(monkeypatch, replies):
+    """The model says these texts instead of its own."""
+    import memgpt_cli.chat as chat
+
+    said = iter(replies)
+
+    def fake(model, batch, config, on_token=None, **_):
+        made = decode.generate(model, batch, GenerateConfig(max_tokens=1))
+        made.ids[0][0] = fake.tokenizer.encode(next(said))
+        return made
+
+    fake.tokenizer = None
+    monkeypatch.setattr(chat, "generate", fake)
+    return fake
+
+
+def test_a_restart_goes_on_where_it_was(talk):
+    first = talk()
+    reply = first.reply("the red house")
+    again = talk()
+    assert again.resume() == 2
+    assert again.transcript() == f"user: the red house\nbot: {reply.text}"
+    assert again.session == first.session
+    again.new()
+    assert again.transcript() == ""
+    assert len(list(again.store.list("anna", "turn"))) == 2
+
+
+def test_a_namespace_sees_nothing_of_another(talk):
+    talk("anna").remember("anna keeps three cats")
+    ben = talk("ben")
+    assert ben.resume() == 0
+    assert ben.matches("cats") == []
+    assert ben._recalled("three cats") == []
+
+
+def test_what_is_remembered_is_recalled_and_what_is_forgotten_is_not(talk):
+    chat = talk()
+    chat.remember("anna keeps three cats")
+    chat.remember("anna | has | cats")
+    assert {e.text for e in talk()._recalled("how many cats ?")} == {"anna keeps three cats", "anna | has | cats"}
+    assert chat.forget(chat.matches("three cats")) == 1
+    assert [e.text for e in chat._recalled("how many cats ?")] == ["anna | has | cats"]
+
+
+def test_forgetting_reaches_into_the_conversation(talk, tmp_path):
+    chat = talk()
+    chat.reply("my password is xyzzy4711")
+    assert "xyzzy4711" in chat.transcript()
+    chat.forget(chat.matches("xyzzy4711"))
+    assert "xyzzy4711" not in chat.transcript()
+    assert b"xyzzy4711" not in (tmp_path / "m.sqlite").read_bytes()
+
+
+def test_undo_takes_the_last_exchange_back(talk):
+    chat = talk()
+    chat.reply("one")
+    chat.reply("two")
+    assert chat.undo()
+    assert "two" not in chat.transcript()
+    assert "one" in chat.transcript()
+    assert not chat.matches("user: two")
+    assert chat.undo()
+    assert not chat.undo()
+
+
+def test_own_turns_are_not_recalled_twice(talk):
+    chat = talk()
+    chat.reply("the grey cats")
+    assert chat._recalled("the grey cats") == []
+    chat.new()
+    assert any(e.text == "user: the grey cats" for e in chat._recalled("the grey cats"))
+
+
+def test_a_look_up_recalls_whole_heads_and_goes_on(talk, monkeypatch, tokenizer):
+    chat = talk(lookup="api_call ")
+    for head, price in (("resto_a", "cheap"), ("resto_b", "expensive")):
+        chat.remember(f"{head} | R_price | {price}")
+        chat.remember(f"{head} | R_location | rome")
+        chat.remember(f"{head} | R_phone | {head}_phone")
+    scripted(monkeypatch, ["api_call rome cheap", "how about resto_a"]).tokenizer = tokenizer
+    reply = chat.reply("a table in rome, cheap")
+    assert reply.text == "how about resto_a"
+    assert reply.steps == ["api_call rome cheap → 3 facts"]
+    assert [e.entry.text for e in chat.events if e.entry.kind == "fact"] == [
+        "resto_a | R_price | cheap", "resto_a | R_location | rome", "resto_a | R_phone | resto_a_phone",
+    ]  # fmt: skip
+    chat.forget(chat.matches("resto_a"))
+    chat.new()
+    scripted(monkeypatch, ["api_call rome cheap"]).tokenizer = tokenizer
+    assert chat.reply("a table in rome, cheap").steps == ["nothing in memory fits: rome cheap"]
+
+
+def test_why_names_what_was_read(talk):
+    chat = talk()
+    chat.remember("anna keeps three cats")
+    reply = chat.reply("the cats ?")
+    assert [r.text for r in reply.read] == ["anna keeps three cats"]
+    assert 0 < reply.read[0].weight < 1
+    assert 0 < reply.null < 1
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_program(talk, monkeypatch):
+    import memgpt_cli.chat as module
+
+    def interrupted(model, batch, config, on_token):
+        on_token(7)
+        raise KeyboardInterrupt
+
+    chat = talk()
+    monkeypatch.setattr(module, "generate", interrupted)
+    reply = chat.reply("hello")
+    assert not reply.complete
+    assert reply.text == chat.tokenizer.decode([7])
+
+
+def test_triples_become_facts_and_other_text_notes():
+    assert entry_from("a | b | c").kind == "fact"
+    assert entry_from("just a | thought").kind == "note"
+
+
+def test_the_bundled_guide_can_be_read():
+    facts = read_knowledge(bundled_folder("dialog_babi") / "kb.txt.xz")
+    assert len(facts) == 8400
+    assert facts[0].text == "resto_seoul_cheap_korean_1stars | R_cuisine | korean"
+
+
+def run_script(talk, monkeypatch, lines):
+    import io
+    import sys
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
+    Repl(talk(), Console(file=out, width=120, highlight=False)).run()
+    return out.getvalue()
+
+
+def test_every_command_of_the_repl(talk, monkeypatch, tmp_path):
+    script = [
+        "/help", "/memory", "/remember cats | live | here", "/remember", "/memory cats", "hello there", "/why", "/history", "/save " + str(tmp_path / "t.txt"),
+        "/save", "/save /no/such/folder/x", "/forget cats", "/forget nothing-like-this", "/undo", "/undo", "/new", "/why", "/memroy", "/quit", "never reached",
+    ]  # fmt: skip
+    out = run_script(talk, monkeypatch, script)
+    for expected in (
+        "what the last reply read", "memory is empty", "remembered as a fact", "what? /remember TEXT", "null slot",
+        "saved to", "where? /save FILE", "cannot be written", "forgot 1 entries that contain 'cats'", "nothing contains 'nothing-like-this'",
+        "took the last message back", "there is nothing to take back", "a new conversation", "no reply to explain", "Did you mean 'memory'",
+    ):  # fmt: skip
+        assert expected in out, expected
+    assert "never reached" not in out
+    assert (tmp_path / "t.txt").read_text().startswith("user: hello there")
+
+
+def test_several_lines_are_one_message(talk, monkeypatch):
+    out = run_script(talk, monkeypatch, ['"""first line', 'second line"""', "one \\", "two", "/history", "/quit"])
+    assert "user: first line\nsecond line" in out
+    assert "user: one \ntwo" in out
