@@ -1,8 +1,8 @@
 """Conversations: what is said is remembered and survives a restart, what is forgotten is gone, look-ups find facts."""
 
 import pytest
-
 from conftest import tiny_model
+
 from memgpt_cli.chat import Conversation, entry_from, read_knowledge
 from memgpt_cli.cli.repl import Repl
 from memgpt_cli.config import ChatConfig, GenerateConfig
@@ -11,7 +11,7 @@ from memgpt_cli.generation import decode
 from memgpt_cli.memory import SqliteStore
 
 
-@pytest.fixture()
+@pytest.fixture
 def talk(tokenizer, tmp_path):
     """Opens a conversation over the same store file each time it is called."""
     model, opened = tiny_model(len(tokenizer)), []

@@ -32,10 +32,16 @@ def test_an_installed_wheel_finds_its_configuration(tmp_path, through):
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check", str(wheel)], check=True, timeout=120)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--no-deps", "--quiet", "--disable-pip-version-check", str(wheel)],
+        check=True,
+        timeout=120,
+    )
     # the dependencies are this environment's; ours is not on that path, since an editable install is a .pth file
     environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
-    done = subprocess.run([home / "bin" / "memgpt", "config", "train"], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60)
+    done = subprocess.run(
+        [home / "bin" / "memgpt", "config", "train"], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "source: dialog_babi" in done.stdout
     assert str(home) in done.stdout, "it must be the installed configuration, not the repository's"
@@ -46,5 +52,17 @@ def test_the_top_level_is_what_it_should_be():
     if listed.returncode:
         pytest.skip("no git checkout")
     top = {name.split("/")[0] for name in listed.stdout.splitlines()}
-    allowed = {"memgpt_cli", "conf", "tests", "docs", "pyproject.toml", "Makefile", "README.md", "LICENSE", "constraints.txt", ".ci", ".gitignore"}
+    allowed = {
+        "memgpt_cli",
+        "conf",
+        "tests",
+        "docs",
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "LICENSE",
+        "constraints.txt",
+        ".ci",
+        ".gitignore",
+    }
     assert top <= allowed, top - allowed

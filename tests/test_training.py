@@ -25,7 +25,7 @@ from memgpt_cli.training.module import learning_rate
 
 OVERRIDES = [
     "data=facts", "data.options={facts:12,facts_min:6,facts_test:12,questions:4,episodes_train:24,episodes_valid:4,episodes_test:4}",
-    "data.tokenizer.vocab_size=320", *(f"model.{k}={v}" for k, v in TINY.items()), "trainer.batch_tokens=600", "trainer.val_every=20",
+    "data.tokenizer.vocab_size=320", *(f"model.{k}={v}" for k, v in TINY.items()), "trainer.batch_tokens=600", "trainer.val_every=10",
     "trainer.val_batches=2", "trainer.checkpoint_every=5", "trainer.log_every=1", "trainer.threads=1", "run=t",
 ]  # fmt: skip
 

@@ -6,7 +6,6 @@ import sys
 from memgpt_cli.cli.app import app
 from memgpt_cli.errors import MemgptError
 
-
 ORDER = ("preprocess", "train", "eval", "generate", "chat", "config", "runs", "doctor")
 
 

@@ -30,7 +30,10 @@ def reference() -> str:
     load_commands()
 
     lines = ["# Commands", "", "<!-- written by `make docs` from the code; a test keeps it true -->", ""]
-    lines += ["Settings are `key=value` and presets `group=preset`, after the command: see [configuration](configuration.md).", ""]
+    lines += [
+        "Settings are `key=value` and presets `group=preset`, after the command: see [configuration](configuration.md).",
+        "",
+    ]
     for path, command in _commands(typer.main.get_command(app), "memgpt"):
         lines += [f"## {path}", "", (command.help or "").strip(), "", (command.epilog or "").strip(), ""]
         rows = [_parameter(p) for p in command.params if p.name != "help"]

@@ -59,12 +59,12 @@ class KeepCheckpoints(L.Callback):
                 shutil.rmtree(old, ignore_errors=True)
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if trainer.global_step % self.every == 0:
+        validates = trainer.global_step % int(trainer.val_check_batch or 1) == 0
+        if trainer.global_step % self.every == 0 and not validates:
             self.save(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.sanity_checking:
-            return
+        """Judges the model, then saves: a resumed run knows its best score and its patience."""
         loss = float(trainer.callback_metrics["val/loss"])
         if self.best is None or loss < self.best:
             self.best, self.waited = loss, 0
@@ -76,6 +76,8 @@ class KeepCheckpoints(L.Callback):
         patience = module.config.trainer.patience
         if patience and self.waited >= patience:
             trainer.should_stop = True
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
 
 
 class History(L.Callback):
@@ -103,8 +105,7 @@ class History(L.Callback):
                 trainer.logger.log_metrics({f"train/{k}": v for k, v in module.latest.items()}, step)
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if not trainer.sanity_checking:
-            self.write(trainer, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
+        self.write(trainer, {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")})
 
     def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
         if trainer.is_global_zero:
@@ -186,7 +187,7 @@ class ShowProgress(L.Callback):
             self.said = now
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         loss, exact = (float(trainer.callback_metrics[k]) for k in ("val/loss", "val/exact"))
         self.valid = f" · valid {loss:.4f}, {100 * exact:.1f} % exact"

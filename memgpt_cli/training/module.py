@@ -10,6 +10,7 @@ from torch import Tensor
 
 from memgpt_cli.config import Config
 from memgpt_cli.model import Batch, MemoryTransformer
+from memgpt_cli.model.retrieval import Choice
 from memgpt_cli.training.losses import training_sums
 
 
@@ -25,6 +26,14 @@ def learning_rate(step: int, config: Config) -> float:
         return math.sqrt(warmup / (step + 1))
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return optim.final_lr + (1 - optim.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def read_entropy(choice: Choice) -> float:
+    """Mean entropy in nats of the scores over what each example sees: near 0 when retrieval is sure, log n when blind."""
+    with torch.no_grad():
+        logp = choice.scores.masked_fill(~choice.visible, -1e4).log_softmax(-1)
+        several = choice.visible.sum(-1) > 1
+        return float(((-(logp.exp() * logp).sum(-1)) * several).sum() / several.sum().clamp(min=1))
 
 
 class MemoryModule(L.LightningModule):
@@ -58,6 +67,7 @@ class MemoryModule(L.LightningModule):
         self.latest = {"loss": nll, "tokens": float(batch.target_tokens), "examples": float(batch.examples)}
         if scored.null is not None:
             seeing = scored.real & (batch.sees.gather(1, scored.example) > 0)
+            self.latest["read_entropy"] = read_entropy(context.choice)
             self.latest["null_mass"] = ((scored.null * seeing).sum() / seeing.sum().clamp(min=1)).item()
         return loss
 
