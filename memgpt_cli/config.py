@@ -161,8 +161,9 @@ class GenerateConfig:
 class EvalConfig:
     split: str = "test"
     batch_tokens: int = 60000
-    max_examples: int = 0
-    memories: tuple[str, ...] = ("learned", "shuffled", "empty")
+    max_examples: int = 0  # 0 scores the whole split
+    ablation_examples: int = 1000  # the same, at most, for memories other than `learned`
+    memories: tuple[str, ...] = ("oracle", "learned", "shuffled", "empty")  # oracle where the data names evidence
     bootstrap: int = 1000
 
 

@@ -41,7 +41,7 @@ def evaluate_command(
     from memgpt_cli.evaluation.evaluate import check_memories, evaluate, save_results
     from memgpt_cli.evaluation.metrics import check_metrics
     from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
-    from memgpt_cli.training.hardware import tune_cpu
+    from memgpt_cli.training.hardware import prepare
 
     folder = find_run(run, RUNS_ROOT)
     model, tokenizer, trained = load_model(folder / "model")
@@ -49,7 +49,7 @@ def evaluate_command(
     metrics = metric or list(config.data.metrics)
     check_metrics(metrics)
     check_memories(config.eval.memories)
-    tune_cpu(config.trainer)
+    prepare(model, config.trainer)
     split = _split(config, trained, folder, file)
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
     with progress("evaluating") as report:
@@ -69,7 +69,7 @@ def evaluate_command(
         print(json.dumps({c.memory: [asdict(s) for s in c.scores] for c in conditions}))
         return
     out = console()
-    out.print(_table(conditions, f"{folder.name} on {name} of {config.data.name}, {len(conditions[0].predictions):,} examples"))
+    out.print(_table(conditions, f"{folder.name} on {name} of {config.data.name}"))
     for signature in dict.fromkeys(f"{s.name}: {s.signature}" for s in conditions[0].scores):
         out.print(f"[dim]{signature}[/]")
     out.print(f"predictions and scores: {saved.parent}")
@@ -113,13 +113,13 @@ def _table(conditions: "list[Condition]", title: str) -> "Table":
     table = Table(title=title, title_justify="left", caption="95 % bootstrap intervals in brackets", caption_justify="left")
     table.add_column("metric")
     for condition in conditions:
-        table.add_column(f"memory={condition.memory}", justify="right")
+        table.add_column(f"memory={condition.memory}\n{len(condition.predictions):,} examples", justify="right")
     names = list(dict.fromkeys(s.name for c in conditions for s in c.scores))
     for name in names:
         cells = []
         for condition in conditions:
             score = next((s for s in condition.scores if s.name == name and s.n), None)
-            interval = f" [{score.low:.2f}, {score.high:.2f}]" if score and score.low is not None else ""
+            interval = f" [{score.low:.1f}, {score.high:.1f}]" if score and score.low is not None else ""
             cells.append(f"{score.value:.2f}{interval}" if score else "–")
         table.add_row(name, *cells)
     table.add_row("seconds", *(f"{c.seconds:.0f}" for c in conditions))
@@ -147,11 +147,11 @@ def bench_facts(
 
     from memgpt_cli.checkpoint import find_run, load_model
     from memgpt_cli.evaluation.facts import measure_facts
-    from memgpt_cli.training.hardware import tune_cpu
+    from memgpt_cli.training.hardware import prepare
 
     folder = find_run(run, RUNS_ROOT)
     model, tokenizer, config = load_model(folder / "model")
-    tune_cpu(config.trainer)
+    prepare(model, config.trainer)
     with progress("asking") as report:
         rows = measure_facts(model, tokenizer, config, facts or [256, 1000, 10000, 100000], questions, top_k, seed, report)
     if as_json:

@@ -41,13 +41,13 @@ def generate(
     from memgpt_cli.generation.decode import generate as decode
     from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
     from memgpt_cli.schema import Episode, Example
-    from memgpt_cli.training.hardware import tune_cpu
+    from memgpt_cli.training.hardware import prepare
 
     if source != "-" and not Path(source).is_file():
         raise UsageError(f"--input {source}: no such file")
     model, tokenizer, trained = load_model(find_run(run, RUNS_ROOT) / "model")
     config = override(trained, "generate", overrides or [], config_dir)
-    tune_cpu(config.trainer)
+    prepare(model, config.trainer)
     target = open(output, "w", encoding="utf-8") if output else sys.stdout
     lines = open(source, encoding="utf-8") if source != "-" else sys.stdin
     try:
@@ -57,7 +57,7 @@ def generate(
                 entries = tuple(entry_from(m) for m in memory)
                 episode = Episode(str(number), entries, (Example(text, "", len(entries)),))
                 rows.append(encode_row(episode, tokenizer))
-            made = decode(model, collate(rows), config.generate)
+            made = decode(model, collate(rows).to(next(model.parameters()).device), config.generate)
             for (_, (text, _)), ids, ended in zip(group, made.ids, made.ended, strict=True):
                 answer = tokenizer.decode(ids[0])
                 answer = tidy_spaces(drop_repeats(answer)) if tidy else answer
@@ -120,12 +120,12 @@ def open_conversation(run: str, store: str, namespace: str, overrides: list[str]
     from memgpt_cli.config import override
     from memgpt_cli.data.preprocess import bundled_folder
     from memgpt_cli.memory import open_store
-    from memgpt_cli.training.hardware import tune_cpu
+    from memgpt_cli.training.hardware import prepare
 
     folder = find_run(run, RUNS_ROOT)
     model, tokenizer, trained = load_model(folder / "model")
     config = override(trained, "chat", overrides, config_dir)
-    tune_cpu(config.trainer)
+    prepare(model, config.trainer)
     knowledge = []
     if name := config.data.chat.knowledge:
         bundled = bundled_folder(config.data.name) / name

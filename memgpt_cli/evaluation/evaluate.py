@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def evaluate(
     """Scores of a model on a split under each memory of `config.memories`."""
     check_memories(config.memories)
     data = EpisodeDataset(split)
+    if not any(evidence for row in data.rows["evidence"] for evidence in row):
+        config = replace(config, memories=tuple(m for m in config.memories if m != "oracle"))
     return [_condition(m, model, tokenizer, data, metrics, config, decoding, report, postprocess) for m in config.memories]
 
 
@@ -117,7 +119,8 @@ def _condition(
     ranks: list[int] = []
     writes = any(m in METRICS for m in metrics)
     device = next(model.parameters()).device
-    batches = list(evaluation_batches(data, config.batch_tokens, examples=config.max_examples))
+    most = [n for n in (config.max_examples, 0 if memory == "learned" else config.ablation_examples) if n]
+    batches = list(evaluation_batches(data, config.batch_tokens, examples=min(most, default=0)))
     for done, (parts, rows, _) in enumerate(batches):
         others = [data.row((p.episode + 1) % len(data)) for p in parts] if memory == "shuffled" else []
         shown = with_memory(memory, rows, others)

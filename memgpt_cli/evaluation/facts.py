@@ -70,7 +70,8 @@ def measure_facts(
                 searching += time.monotonic() - before
                 texts = [h.entry.text for h in hits]
                 episode = Episode("q", tuple(Entry(t, "fact") for t in texts), (Example(question, "", len(texts)),))
-                made = generate(model, collate([encode_row(episode, tokenizer)]), GenerateConfig(max_tokens=24))
+                batch = collate([encode_row(episode, tokenizer)]).to(next(model.parameters()).device)
+                made = generate(model, batch, GenerateConfig(max_tokens=24))
                 answering += time.monotonic() - start
                 right += tokenizer.decode(made.ids[0][0]).strip() == triples[g][2]
                 found += entries[g].text in texts

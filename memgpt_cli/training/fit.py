@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-from memgpt_cli.checkpoint import load_tree, save_model
+from memgpt_cli.checkpoint import save_model
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.batching import TrainStream, collate, parts_of, plan
@@ -177,7 +177,7 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
         console.print(
             f"training {run.name}: {size / 1e6:.2f} M parameters, {data.manifest['statistics']['train']['examples']:,} examples, {at}"
         )
-    if resumed and load_tree(resumed)["global_step"] >= settings.max_steps:
+    if resumed and int(resumed.name[5:]) >= settings.max_steps:
         console.print(
             f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
         )

@@ -8,6 +8,7 @@ import torch
 
 from memgpt_cli.config import TrainerConfig
 from memgpt_cli.errors import UsageError
+from memgpt_cli.model import MemoryTransformer
 
 
 def tune_cpu(config: TrainerConfig) -> None:
@@ -25,7 +26,14 @@ def tune_cpu(config: TrainerConfig) -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: keep what was freed
 
 
-def check_devices(config: TrainerConfig, preset: str = "") -> None:
+def prepare(model: MemoryTransformer, config: TrainerConfig) -> MemoryTransformer:
+    """A loaded model where it will answer: on the GPU if its trainer has one and it is there, else on a tuned CPU."""
+    tune_cpu(config)
+    wants_gpu = config.accelerator in ("gpu", "cuda", "auto")
+    return model.to("cuda" if wants_gpu and torch.cuda.is_available() else "cpu").eval()
+
+
+def check_devices(config: TrainerConfig) -> None:
     """Raises UsageError where the trainer asks for GPUs that are not there, with what to type instead."""
     if config.accelerator not in ("gpu", "cuda"):
         return
@@ -34,4 +42,4 @@ def check_devices(config: TrainerConfig, preset: str = "") -> None:
         return
     instead = "trainer=cpu" if not found else "trainer=gpu1" if found == 1 else f"trainer=gpu4 trainer.devices={found}"
     names = f" ({torch.cuda.get_device_name(0)})" if found else ""
-    raise UsageError(f"trainer.devices is {config.devices} GPUs{preset}, found {found}{names}: type {instead} instead")
+    raise UsageError(f"trainer.devices is {config.devices} GPUs, found {found}{names}: type {instead} instead")
