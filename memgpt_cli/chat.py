@@ -119,6 +119,7 @@ class Conversation:
         self.config, self.decoding, self.recall = config, decoding, recall
         self.encoder = Encoder(model, tokenizer)
         self.knowledge = list(knowledge)
+        self._knowledge_keys: torch.Tensor | None = None
         self.session = uuid.uuid4().hex[:12]
         self.events: list[_Event] = []
         self.last: Reply | None = None
@@ -127,18 +128,27 @@ class Conversation:
 
     def resume(self) -> int:
         """Goes on with the newest stored conversation; returns how many turns it had."""
-        turns = [e for e in self.store.list(self.namespace, "turn") if not e.meta.get("closed")]
-        if not turns or not turns[-1].meta.get("session"):
+        turns = list(self.store.list(self.namespace, "turn"))
+        newest = turns[-1].meta.get("session") if turns else None
+        mine = [e for e in turns if e.meta.get("session") == newest]
+        if not newest or any(e.meta.get("closed") for e in mine):
             return 0
-        newest = turns[-1].meta["session"]
         self.session = newest
-        for e in turns:
-            if e.meta.get("session") == newest:
-                self.events.append(_Event(Entry(e.text, "turn", e.meta), e.meta["speaker"], e.meta["said"], e.id))
-        return len(self.events)
+        for e in mine:
+            self.events.append(
+                _Event(Entry(e.text, "turn", {"speaker": e.meta["speaker"]}), e.meta["speaker"], e.meta["said"], e.id)
+            )
+            if e.meta["speaker"] == self.config.bot and self._looks_up(e.meta["said"]):
+                self.events += [_Event(fact) for fact in self._look_up(e.meta["said"])]  # what memory holds now, not then
+        return len(mine)
 
     def new(self) -> None:
-        """Begins afresh; what was said stays in memory and can be recalled."""
+        """Begins afresh, also after a restart; what was said stays in memory and can be recalled."""
+        last = next((e for e in reversed(self.events) if e.id is not None), None)
+        if last is not None and last.id is not None:
+            (stored,) = self.store.get(self.namespace, [last.id])
+            key = self.encoder.keys([stored.text]).numpy()[0]
+            self.store.update(self.namespace, last.id, Item(stored.text, "turn", {**stored.meta, "closed": True}, key))
         self.session = uuid.uuid4().hex[:12]
         self.events, self.last = [], None
 
@@ -151,7 +161,7 @@ class Conversation:
 
     def matches(self, what: str) -> list[Stored]:
         """Stored entries of this id, or that contain these words."""
-        by_id = self.store.get(self.namespace, [int(what)]) if what.isdigit() else []
+        by_id = self.store.get(self.namespace, [int(what)]) if what.isdecimal() and len(what) < 18 else []
         return by_id or self.store.find(self.namespace, what)
 
     def forget(self, entries: Sequence[Stored]) -> int:
@@ -191,9 +201,9 @@ class Conversation:
             reply.steps = steps
             self._say(self.config.bot, reply.text)
             self.last = reply
-            if not self.config.lookup or not reply.text.startswith(self.config.lookup) or not reply.complete:
+            if not self._looks_up(reply.text) or not reply.complete:
                 break
-            found = self._look_up(reply.text[len(self.config.lookup) :].split())
+            found = self._look_up(reply.text)
             if not found:
                 steps.append(f"nothing in memory fits: {reply.text[len(self.config.lookup) :].strip()}")
                 break
@@ -202,8 +212,11 @@ class Conversation:
             said = self.config.silence
         return reply
 
-    def _look_up(self, values: list[str]) -> list[Entry]:
-        """Facts about every head that has all of these values; the user's own before the common knowledge."""
+    def _looks_up(self, text: str) -> bool:
+        return bool(self.config.lookup) and text.startswith(self.config.lookup)
+
+    def _look_up(self, text: str) -> list[Entry]:
+        """Facts about every head that has all the values a look-up names; the user's own before the common knowledge."""
         facts: dict[str, dict[str, Entry]] = defaultdict(dict)
         stored = (Entry(e.text, e.kind, e.meta) for e in self.store.list(self.namespace, "fact"))
         for entry in (*stored, *self.knowledge):
@@ -211,7 +224,7 @@ class Conversation:
             if triple:
                 facts[triple[0]].setdefault(entry.text, entry)
         there = {e.entry.text for e in self.events}
-        wanted = set(values)
+        wanted = set(text[len(self.config.lookup) :].split())
         found = []
         for own in facts.values():
             tails = {t[2] for e in own.values() if (t := parse_triple(e.text))}
@@ -220,14 +233,23 @@ class Conversation:
         return found
 
     def _recalled(self, query: str) -> list[Entry]:
-        """Entries of the store that the input asks for, without what this conversation holds already."""
-        if self.config.lookup or not self.recall:
+        """Entries that the input asks for, without what this conversation holds already.
+
+        Where facts are looked up by name, only notes are recalled by score: what else is needed, the model asks for.
+        """
+        if not self.recall:
             return []
-        keys = self.encoder.queries([query]).numpy()
-        (hits,) = self.store.search(self.namespace, keys, self.recall + len(self.events))
-        here = {e.id for e in self.events if e.id is not None} | {None}
-        found = [h.entry for h in hits if h.entry.id not in here][: self.recall]
-        return [*(Entry(e.text, e.kind, e.meta) for e in found), *self.knowledge[: self.recall - len(found)]]
+        key = self.encoder.queries([query])
+        (hits,) = self.store.search(self.namespace, key.numpy(), self.recall + len(self.events))
+        here = {e.id for e in self.events if e.id is not None}
+        found = [h.entry for h in hits if h.entry.id not in here and (not self.config.lookup or h.entry.kind == "note")]
+        entries = [Entry(e.text, e.kind, e.meta) for e in found[: self.recall]]
+        if self.knowledge and not self.config.lookup:
+            if self._knowledge_keys is None:
+                self._knowledge_keys = self.encoder.keys([e.text for e in self.knowledge])
+            best = (self._knowledge_keys @ key[0]).topk(min(self.recall, len(self.knowledge))).indices
+            entries += [self.knowledge[int(n)] for n in best][: self.recall - len(entries)]
+        return entries
 
     def _answer(self, on_text: OnText | None) -> Reply:
         turns = [e for e in self.events if e.speaker]

@@ -12,8 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, did_you_mean
 from memgpt_cli.schema import ModelConfig
+
+
+def _choice(place: str, value: str, *allowed: str) -> None:
+    """Raises ConfigError where a setting is none of the values it may have."""
+    if value not in allowed:
+        raise ConfigError(f"{place} is '{value}', expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
+
+
+def _at_least(place: str, value: float, low: float) -> None:
+    if value < low:
+        raise ConfigError(f"{place} is {value}, expected at least {low}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,9 @@ class CleanConfig:
     duplicates: bool = True  # drop an episode equal to an earlier one of its split
     min_chars: int = 0  # drop examples whose target is shorter
     max_chars: int = 0  # drop examples whose input or target is longer; 0 sets no limit
+
+    def __post_init__(self) -> None:
+        _choice("data.clean.unicode", self.unicode, "none", "NFC", "NFKC", "NFD", "NFKD")
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,13 @@ class LimitConfig:
     on_long_input: str = "truncate"  # truncate (keeps the end) | drop | stop
     on_long_target: str = "truncate"  # truncate (keeps the beginning) | drop | stop
     on_long_entry: str = "split"  # split | stop
+
+    def __post_init__(self) -> None:
+        for what in ("input", "target"):
+            _choice(f"data.limits.on_long_{what}", getattr(self, f"on_long_{what}"), "truncate", "drop", "stop")
+        _choice("data.limits.on_long_entry", self.on_long_entry, "split", "stop")
+        for what in ("input", "target", "entry"):
+            _at_least(f"data.limits.{what}", getattr(self, what), 4)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,9 @@ class OptimConfig:
     copy_weight: float = 0.3  # of the loss that asks the pointer to hold the target
     distil_weight: float = 0.1  # of the loss that teaches the scores what was read (ADist of Atlas, arXiv 2208.03299)
 
+    def __post_init__(self) -> None:
+        _choice("optim.schedule", self.schedule, "cosine", "constant", "rsqrt")
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -124,6 +148,13 @@ class TrainerConfig:
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
     log_every: int = 25
+
+    def __post_init__(self) -> None:
+        _choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
+        _choice("trainer.matmul", self.matmul, "highest", "high", "medium")
+        _choice("trainer.accelerator", self.accelerator, "cpu", "gpu", "cuda", "auto")
+        for name in ("devices", "max_steps", "batch_tokens", "val_every", "checkpoint_every", "keep_checkpoints", "log_every"):
+            _at_least(f"trainer.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class Tokenizer:
         self.model = model
         self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model, num_threads=1)  # threads cost 0.1 ms a call
         self._space_bytes = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+        special = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())
+        if special != (PAD, EOS, UNK):
+            raise CheckpointError(
+                f"this SentencePiece model has pad, eos, unk = {special}, expected {(PAD, EOS, UNK)}, as T5's have"
+            )
         if UNK in self._space_bytes:
             raise CheckpointError("this SentencePiece model has no byte fallback, so text would be lost: train one with it")
 

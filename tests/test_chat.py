@@ -53,6 +53,7 @@ def test_a_restart_goes_on_where_it_was(talk):
     again.new()
     assert again.transcript() == ""
     assert len(list(again.store.list("anna", "turn"))) == 2
+    assert talk().resume() == 0, "what was closed by /new stays closed"
 
 
 def test_a_namespace_sees_nothing_of_another(talk):
@@ -114,10 +115,27 @@ def test_a_look_up_recalls_whole_heads_and_goes_on(talk, monkeypatch, tokenizer)
     assert [e.entry.text for e in chat.events if e.entry.kind == "fact"] == [
         "resto_a | R_price | cheap", "resto_a | R_location | rome", "resto_a | R_phone | resto_a_phone",
     ]  # fmt: skip
+    again = talk(lookup="api_call ")
+    again.resume()
+    assert [e.entry.text for e in again.events if e.entry.kind == "fact"] == [
+        e.entry.text for e in chat.events if e.entry.kind == "fact"
+    ]
     chat.forget(chat.matches("resto_a"))
     chat.new()
     scripted(monkeypatch, ["api_call rome cheap"]).tokenizer = tokenizer
     assert chat.reply("a table in rome, cheap").steps == ["nothing in memory fits: rome cheap"]
+
+
+def test_notes_are_recalled_beside_look_ups(talk):
+    chat = talk(lookup="api_call ")
+    chat.remember("anna keeps three cats")
+    chat.remember("anna | has | cats")
+    assert [e.text for e in chat._recalled("the cats ?")] == ["anna keeps three cats"]
+
+
+@pytest.mark.parametrize("what", ["²", "9" * 30])
+def test_odd_ids_are_just_words(talk, what):
+    assert talk().matches(what) == []
 
 
 def test_why_names_what_was_read(talk):

@@ -42,6 +42,10 @@ def test_every_preset_says_how_it_is_used():
         ("model.d_model=1.5", "'model.d_model' is 1.5, expected int"),
         ("model.d_kv=31", r"model.d_kv \(31\) must be even"),
         ("data.chat.silence=<S>", "cannot be read: quote the value"),
+        ("optim.schedule=cosin", "expected one of cosine, constant, rsqrt. Did you mean 'cosine'"),
+        ("data.limits.on_long_input=trunkate", "Did you mean 'truncate'"),
+        ("trainer.precision=bf61", "trainer.precision is 'bf61'"),
+        ("trainer.val_every=0", "trainer.val_every is 0, expected at least 1"),
         ("generate.beams=0", "generate.beams is 0, expected at least 1"),
     ],
 )

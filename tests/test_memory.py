@@ -84,6 +84,22 @@ def test_forgotten_bytes_are_nowhere_on_disk(store, tmp_path):
     assert b"innocent" in on_disk()
 
 
+def test_forgotten_bytes_are_nowhere_after_much_traffic(store, tmp_path):
+    """SQLite moves rows between pages, and leaves copies behind that secure_delete does not overwrite."""
+    rng = np.random.default_rng(1)
+    markers = {}
+    for n in range(300):
+        text = f"marker-{n}-" + "x" * int(rng.integers(20, 400))
+        markers[n] = store.add("n", [Item(text, key=key(n))])[0]
+    store.rekey("n", list(markers.values()), np.stack([key(1000 + n) for n in markers]))
+    gone = [n for n in markers if n % 3 == 0]
+    store.forget("n", [markers[n] for n in gone])
+    left = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert not [n for n in gone if f"marker-{n}-".encode() in left]
+    assert not [n for n in gone if key(n).tobytes() in left or key(1000 + n).tobytes() in left]
+    assert all(f"marker-{n}-".encode() in left for n in markers if n not in gone)
+
+
 def test_edited_bytes_are_gone_too(store, tmp_path):
     (id,) = store.add("n", [Item("old words xyzzy", key=key(1))])
     store.update("n", id, Item("new words", key=key(2)))

@@ -73,6 +73,11 @@ def test_words_keep_every_chinese_character():
     assert words("I like 北京烤鸭, really!") == ["i", "like", "北", "京", "烤", "鸭", "really"]
 
 
+def test_chinese_beside_digits_and_latin_letters_is_still_cut_by_character():
+    assert words("2019年上映 iPhone手机好") == ["2019", "年", "上", "映", "iphone", "手", "机", "好"]
+    assert token_f1("1998年12月上映", "1998年12月5日上映") == pytest.approx(2 * 6 / 14)
+
+
 def test_intervals_hold_the_mean_and_narrow_with_size():
     low, high = interval([0, 100] * 50, 500)
     assert low < 50 < high

@@ -208,6 +208,23 @@ def test_held_out_episodes_are_taken_from_training(tmp_path):
     assert sorted(train + valid) == sorted(g["input"] for g in GOOD)
 
 
+def test_parts_of_a_document_are_held_out_together(tmp_path):
+    """A part's entries are the part before it: split between training and test, they would give the answers away."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for n in range(6):
+        (raw / f"book{n}.txt").write_text(" ".join(f"Sentence {k} of book {n}." for k in range(150)))
+    config = DataConfig(
+        name="t", source="text", path=str(raw), files={"train": "*.txt"}, hold_out={"valid": 0.1, "test": 0.2},
+        options={"window": 100, "chunk": 80, "memory": 300, "document": 1500}, tokenizer=TokenizerConfig(vocab_size=320),
+    )  # fmt: skip
+    folder = preprocess(config, tmp_path / "data").folder
+    documents = {s: {e.meta["document"] for e in EpisodeDataset(folder / s)} for s in ("train", "valid", "test")}
+    assert all(documents.values())
+    assert not documents["train"] & documents["test"]
+    assert not documents["train"] & documents["valid"]
+
+
 def test_files_that_are_not_there_are_named(tmp_path):
     config = records(tmp_path, GOOD, files={"train": "nothing-*.jsonl"})
     with pytest.raises(ConfigError, match=r"no file matches .*nothing-\*.jsonl: set data.path"):

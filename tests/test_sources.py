@@ -153,9 +153,42 @@ def test_translation_memory_never_holds_the_pair_itself(tmp_path):
         assert not any(e.text.startswith(english[n] + " =") for e in episode.entries)
         colour = english[n].split()[1:3]
         assert any(w in episode.entries[0].text for w in colour), "the most similar pairs share a word"
+    # a line that cannot be used takes its own pair with it and no other
+    lines = [f"Satz {n}".encode() for n in range(9)]
+    lines[3] = b"\xff"
+    (tmp_path / "c.de").write_bytes(b"\n".join(lines) + b"\n")
+    errors = []
+    held = Where("train", 1, lambda e, r: errors.append(e))
+    pairs = {
+        e.examples[0].input: e.examples[0].target
+        for e in source.read([tmp_path / "a.en", tmp_path / "c.de"], make_options(source, {}), held)
+    }
+    assert pairs == {english[n]: f"Satz {n}" for n in range(9) if n != 3}
+    assert len(errors) == 1
+    assert "c.de:4: invalid UTF-8" in str(errors[0])
     (tmp_path / "b.de").write_text("one\n")
     with pytest.raises(DataError, match=r"9 lines, but .*b.de has 1"):
         list(source.read([tmp_path / "a.en", tmp_path / "b.de"], make_options(source, {}), where))
+
+
+def test_one_unanswerable_question_costs_no_other(tmp_path):
+    data = json.loads(SAMPLES["qa"][1])
+    data["data"][0]["paragraphs"][0]["qas"].append({"id": "2", "question": "Why?", "answers": []})
+    episodes, errors = read("qa", tmp_path, json.dumps(data))
+    assert len(episodes[0].examples) == 1
+    assert "question 2 has no answer" in str(errors[0])
+
+
+def test_a_null_where_a_list_belongs_is_no_traceback(tmp_path):
+    record = {
+        "messages": [{"role": "user", "content": "a", "knowledge": None}, {"role": "bot", "content": "b"}],
+        "knowledge": None,
+    }
+    episodes, errors = read(
+        "dialogue", tmp_path, json.dumps(record) + "\n" + '{"messages": [{"role": "user", "content": "a", "knowledge": 7}]}\n'
+    )
+    assert len(episodes) == 1
+    assert "g.jsonl:2" in str(errors[0])
 
 
 def test_names_of_the_test_never_occur_in_training():

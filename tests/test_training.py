@@ -111,6 +111,25 @@ def test_other_settings_are_another_run(tiny_config, facts_data, tmp_path):
         train(other, facts_data[0], tmp_path / "run", Console(quiet=True))
 
 
+def test_other_data_is_another_run(tiny_config, facts_data, tmp_path):
+    """Token ids of another tokenizer would mean other words to the same embeddings."""
+    import shutil
+
+    train(tiny_config, facts_data[0], tmp_path / "run", Console(quiet=True))
+    other = tmp_path / "facts"
+    shutil.copytree(facts_data[0], other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps(manifest | {"key": "other"}))
+    with pytest.raises(UsageError, match="data_key .* -> other"):
+        train(tiny_config, other, tmp_path / "run", Console(quiet=True))
+
+
+def test_the_last_steps_are_validated_too(tiny_config, facts_data, tmp_path):
+    config = replace(tiny_config, trainer=replace(tiny_config.trainer, max_steps=5, val_every=3))
+    train(config, facts_data[0], tmp_path / "run", Console(quiet=True))
+    assert [r["step"] for r in read_history(tmp_path / "run") if "val/loss" in r] == [3, 5]
+
+
 def test_gpus_that_are_not_there_are_named(tiny_config, facts_data, tmp_path):
     found = torch.cuda.device_count()
     if found >= 4:

@@ -27,6 +27,11 @@ def main() -> None:
             raise
         print(f"memgpt: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (FileNotFoundError, PermissionError, IsADirectoryError, UnicodeDecodeError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"memgpt: {error} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("memgpt: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -50,7 +50,7 @@ def evaluate_command(
     check_metrics(metrics)
     check_memories(config.eval.memories)
     prepare(model, config.trainer)
-    split = _split(config, trained, folder, file)
+    split = _split(config, folder, file)
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
     with progress("evaluating") as report:
         conditions = evaluate(
@@ -75,10 +75,12 @@ def evaluate_command(
     out.print(f"predictions and scores: {saved.parent}")
 
 
-def _split(config: "Config", trained: "Config", run: Path, files: list[Path] | None) -> Path:
+def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
     """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
+    import json
     from dataclasses import replace
 
+    from memgpt_cli.config import to_dict
     from memgpt_cli.data.dataset import read_manifest
     from memgpt_cli.data.preprocess import preprocess
     from memgpt_cli.errors import DataError, UsageError
@@ -93,7 +95,9 @@ def _split(config: "Config", trained: "Config", run: Path, files: list[Path] | N
     folder = DATA_ROOT / data.name
     own = Tokenizer.load(run / "model").fingerprint
     try:
-        fits = not files and read_manifest(folder)["tokenizer"]["fingerprint"] == own and data == trained.data
+        manifest = read_manifest(folder)
+        described = json.loads(json.dumps(to_dict(data)))
+        fits = not files and manifest["tokenizer"]["fingerprint"] == own and manifest["config"] == described
     except DataError:
         fits = False
     if not fits:

@@ -1,5 +1,6 @@
 """The chat's read-eval-print loop: commands, history, several lines, Ctrl-C for a reply."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from memgpt_cli.chat import Conversation, Reply
-from memgpt_cli.config import home
-from memgpt_cli.errors import StoreError, did_you_mean
+from memgpt_cli.errors import did_you_mean
 
 HELP = {
     "/help": "this list",
@@ -43,19 +43,22 @@ class Repl:
         """Until /quit or the end of the input."""
         while True:
             try:
-                line = self.read()
+                if self.step(self.read()) is False:
+                    break
             except EOFError:
                 break
             except KeyboardInterrupt:
                 self.say("(type /quit to leave)")
-                continue
-            if line.startswith("#") and not self.interactive:
-                self.say(line, "italic")
-            elif line.startswith("/") and not line.startswith("//"):
-                if self.command(line) is False:
-                    break
-            elif line.strip() or self.conversation.config.silence:
-                self.answer(line)
+
+    def step(self, line: str) -> bool | None:
+        """One line of input; False ends the conversation."""
+        if line.startswith("#") and not self.interactive:
+            self.say(line, "italic")
+        elif line.startswith("/") and not line.startswith("//"):
+            return self.command(line)
+        elif line.strip() or self.conversation.config.silence:
+            self.answer(line)
+        return None
 
     def read(self) -> str:
         prompt = "you> " if self.interactive else ""
@@ -141,6 +144,9 @@ class Repl:
         if last is None:
             self.say("there is no reply to explain yet", "yellow")
             return
+        if last.read and not any(r.weight for r in last.read) and not last.null:
+            self.say("a reply found by beam search does not tell what it read: chat with generate.beams=1", "yellow")
+            return
         table = Table("weight", "kind", "entry", box=None)
         for read in last.read[:10]:
             if read.weight >= 0.001:
@@ -185,28 +191,10 @@ def run_repl(conversation: Conversation, new: bool, console: Console) -> None:
     repl.say(
         f"{conversation.namespace}: {stats['entries']} entries in memory, {len(conversation.knowledge):,} facts to look up{going_on}. /help"
     )
-    history = home() / "chat_history"
     if repl.interactive:
-        try:
-            import readline
-
-            history.parent.mkdir(parents=True, exist_ok=True)
-            if history.is_file():
-                readline.read_history_file(history)
-        except (ImportError, OSError):
-            pass
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  line editing and the history of this session; kept nowhere, so nothing is left of it
     try:
         repl.run()
-    except StoreError:
-        raise
     finally:
-        if repl.interactive:
-            try:
-                import readline
-
-                readline.set_history_length(1000)
-                readline.write_history_file(history)
-                history.chmod(0o600)
-            except (ImportError, OSError):
-                pass
         conversation.store.close()

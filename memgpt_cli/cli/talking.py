@@ -138,5 +138,6 @@ def open_conversation(run: str, store: str, namespace: str, overrides: list[str]
     stale = list(memory.stale(owner))
     if stale:
         keys = conversation.encoder.keys([e.text for e in stale]).numpy()
+        console(stderr=True).print(f"{len(stale)} entries of '{owner}' were keyed by another model: keyed anew for this one")
         memory.rekey(owner, [e.id for e in stale], keys)
     return conversation

@@ -25,7 +25,7 @@ from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
 
 SPLITS = ("train", "valid", "test")
 REJECTS = "rejects.jsonl"
-CODE_VERSION = 1  # raised when the same configuration would give other episodes
+CODE_VERSION = 2  # raised when the same configuration would give other episodes
 
 Report = Callable[[str, int], None]
 
@@ -233,14 +233,24 @@ def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dic
         raise ConfigError(
             f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
         )
-    episodes = staged["train"]
-    random.Random(config.seed).shuffle(episodes)
-    total = len(episodes)
+    groups: dict[str, list[Episode]] = {}
+    for episode in staged["train"]:  # the parts of a document stay together: one holds what the next is asked for
+        groups.setdefault(str(episode.meta.get("document", episode.id)), []).append(episode)
+    names = sorted(groups)
+    random.Random(config.seed).shuffle(names)
+    if len(names) <= len(shares):
+        raise ConfigError(
+            f"data.hold_out needs more than {len(shares)} documents, found {len(names)}: name files for valid and test"
+        )
+    total = len(staged["train"])
     for split, share in shares.items():
-        take = max(1, round(share * total))
-        staged[split], episodes = episodes[:take], episodes[take:]
-        changes[split] = Counter({"episodes held out of train": take})
-    staged["train"] = episodes
+        taken: list[Episode] = []
+        while len(taken) < max(1, share * total) and len(names) > 1:
+            taken += groups.pop(names.pop())
+        staged[split] = taken
+        changes[split] = Counter({"episodes held out of train": len(taken)})
+    kept = set(names)
+    staged["train"] = [e for e in staged["train"] if str(e.meta.get("document", e.id)) in kept]
 
 
 def _train(config: DataConfig, episodes: list[Episode], report: Report) -> Tokenizer:

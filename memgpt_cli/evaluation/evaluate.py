@@ -16,7 +16,7 @@ from memgpt_cli.config import EvalConfig, GenerateConfig
 from memgpt_cli.data.batching import collate, evaluation_batches
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import UsageError, did_you_mean
-from memgpt_cli.evaluation.metrics import METRICS, Score, mean_score
+from memgpt_cli.evaluation.metrics import METRICS, Score, mean_score, ratio_interval
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer
@@ -58,6 +58,16 @@ def _exchange(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     there = len(other["entry_ids"])
     taken = {k: other[k] for k in ("entries", "kinds", "entry_meta", "entry_ids")}
     return {**row, **taken, "sees": [min(s, there) for s in row["sees"]], "evidence": [[] for _ in row["evidence"]]}
+
+
+def _other(data: EpisodeDataset, episode: int) -> dict[str, Any]:
+    """An episode of another document (the parts of one follow each other, and tell what comes next)."""
+    document = data[episode].meta.get("document", episode)
+    for step in range(1, len(data)):
+        n = (episode + step) % len(data)
+        if data[n].meta.get("document", n) != document:
+            return data.row(n)
+    return {**data.row(episode), "entries": [], "kinds": [], "entry_meta": [], "entry_ids": []}
 
 
 def _oracle(batch: Batch) -> Tensor:
@@ -115,6 +125,7 @@ def _condition(
     postprocess: Callable[[str], str] | None,
 ) -> Condition:
     began = time.monotonic()
+    null: list[float] = []
     written: list[dict[str, Any]] = []
     ranks: list[int] = []
     writes = any(m in METRICS for m in metrics)
@@ -122,7 +133,7 @@ def _condition(
     most = [n for n in (config.max_examples, 0 if memory == "learned" else config.ablation_examples) if n]
     batches = list(evaluation_batches(data, config.batch_tokens, examples=min(most, default=0)))
     for done, (parts, rows, _) in enumerate(batches):
-        others = [data.row((p.episode + 1) % len(data)) for p in parts] if memory == "shuffled" else []
+        others = [_other(data, p.episode) for p in parts] if memory == "shuffled" else []
         shown = with_memory(memory, rows, others)
         batch = collate(shown, [(p.first, p.last) for p in parts])
         only = _oracle(batch).to(device) if memory == "oracle" else None
@@ -136,6 +147,8 @@ def _condition(
             made = generate(model, on_device, decoding, only=only)
             ids = made.ids
             scores = made.reading.scores
+            if decoding.beams == 1:
+                null += (100 * made.reading.null[on_device.sees > 0]).tolist()
         else:
             scores = model.read(on_device, only=only).choice.scores
         if memory == "learned":
@@ -151,12 +164,22 @@ def _condition(
                         "input": row["inputs"][example],
                         "prediction": postprocess(text) if postprocess else text,
                         "references": row["references"][example] or [row["targets"][example]],
-                        **({"nll": float(nll[g, e]), "tokens": int(tokens[g, e])} if "perplexity" in metrics else {}),
+                        **(
+                            {
+                                "nll": float(nll[g, e]),
+                                "tokens": int(tokens[g, e]),
+                                "bytes": len(row["targets"][example].encode()),
+                            }
+                            if "perplexity" in metrics
+                            else {}
+                        ),
                     }
                 )
         report(memory, done + 1, len(batches))
     written.sort(key=lambda w: (w["episode"], w["example"]))
     found = _scores(written, ranks, metrics, config.bootstrap, tokenizer, decoding)
+    if null:
+        found.append(mean_score("null mass", null, "attention on the null slot while writing|percent", config.bootstrap))
     return Condition(memory, found, written, time.monotonic() - began)
 
 
@@ -179,7 +202,7 @@ def _scores(
     out: list[Score] = []
     for name in metrics:
         if name == "perplexity":
-            out.append(_perplexity(written, tokenizer))
+            out.append(_perplexity(written, tokenizer, resamples))
         elif name == "recall":
             for k in (1, 8):
                 out.append(mean_score(f"recall@{k}", [100.0 * (r <= k) for r in ranks], f"recall@{k}|any evidence", resamples))
@@ -201,13 +224,17 @@ def _exact_episodes(written: list[dict[str, Any]], resamples: int) -> Score:
     return mean_score("exact episodes", [100.0 * r for r in right.values()], "exact|all of an episode", resamples)
 
 
-def _perplexity(written: list[dict[str, Any]], tokenizer: Tokenizer) -> Score:
+def _perplexity(written: list[dict[str, Any]], tokenizer: Tokenizer, resamples: int) -> Score:
     """exp of nats per token, EOS included; bits per byte beside it, which other tokenizers can be compared by."""
     nats, tokens = sum(w["nll"] for w in written), sum(w["tokens"] for w in written)
-    size = sum(len(w["references"][0].encode()) for w in written)
+    size = sum(w["bytes"] for w in written)
+    low, high = (
+        x if x is None else math.exp(min(50.0, x))
+        for x in ratio_interval([w["nll"] for w in written], [w["tokens"] for w in written], resamples)
+    )
     signature = f"ppl|token|eos|tokenizer:{tokenizer.fingerprint}|memgpt:{__version__}"
     value = math.exp(min(50.0, nats / max(1, tokens)))
-    return Score("perplexity", value, signature, n=tokens, more={"bits per byte": nats / math.log(2) / max(1, size)})
+    return Score("perplexity", value, signature, low, high, n=tokens, more={"bits per byte": nats / math.log(2) / max(1, size)})
 
 
 def save_results(folder: Path, split: str, conditions: list[Condition]) -> Path:

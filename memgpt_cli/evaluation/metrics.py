@@ -18,7 +18,7 @@ from memgpt_cli.errors import UsageError, did_you_mean
 
 References = Sequence[Sequence[str]]
 _CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_]+")
+_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _IS_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
@@ -58,6 +58,16 @@ def interval(values: Sequence[float], resamples: int, seed: int = 1) -> tuple[fl
     array, rng = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
     means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def ratio_interval(parts: Sequence[float], wholes: Sequence[float], resamples: int) -> tuple[float, float] | tuple[None, None]:
+    """95 % bootstrap interval of sum(parts) / sum(wholes) over items."""
+    if resamples <= 0 or len(parts) < 2:
+        return None, None
+    top, bottom, rng = np.asarray(parts), np.asarray(wholes), np.random.default_rng(1)
+    draws = (rng.integers(0, len(top), len(top)) for _ in range(resamples))
+    low, high = np.percentile([top[d].sum() / max(1.0, bottom[d].sum()) for d in draws], [2.5, 97.5])
     return float(low), float(high)
 
 

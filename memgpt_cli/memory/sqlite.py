@@ -1,6 +1,7 @@
 """The embedded store: one SQLite file, the single source of truth; keys are searched exactly, from RAM.
 
-`secure_delete` overwrites what is forgotten, and the rollback journal is erased before `forget` returns.
+`secure_delete` overwrites what is forgotten, the file is rewritten (VACUUM), and the rollback journal is gone before
+`forget` returns.
 """
 
 import hashlib
@@ -91,6 +92,15 @@ class SqliteStore:
         )
         return [int(row[0]) for row in self._write(statement, rows())]
 
+    def _erase_traces(self) -> None:
+        """Rewrites the file: pages that SQLite moved rows out of keep copies that `secure_delete` does not know of."""
+        try:
+            self._db.execute("VACUUM")
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"entries are deleted, but {self.path} could not be rewritten to erase their bytes: {error}"
+            ) from error
+
     def _rows(self, query: str, values: Sequence[Any]) -> Iterator[Stored]:
         for id, text, kind, meta, created, count in self._db.execute(query, values):
             yield Stored(id, text, kind, json.loads(meta), created, count)
@@ -141,11 +151,15 @@ class SqliteStore:
         )
         if self._write(query, [row]) == [None]:
             raise StoreError(f"no entry {id} in '{namespace}'")
+        self._erase_traces()
 
     def forget(self, namespace: str, ids: Sequence[int]) -> int:
         gone = self._write("DELETE FROM entries WHERE namespace=? AND id=? RETURNING id", [(namespace, id) for id in ids])
         self._cache.pop(namespace, None)
-        return sum(row is not None for row in gone)
+        erased = sum(row is not None for row in gone)
+        if erased:
+            self._erase_traces()
+        return erased
 
     def stale(self, namespace: str) -> Iterator[Stored]:
         query = f"SELECT {_COLUMNS} FROM entries WHERE namespace=? AND (key IS NULL OR fingerprint<>?) ORDER BY id"

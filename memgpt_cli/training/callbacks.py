@@ -76,7 +76,7 @@ class KeepCheckpoints(L.Callback):
         patience = module.config.trainer.patience
         if patience and self.waited >= patience:
             trainer.should_stop = True
-        if trainer.global_step % self.every == 0:
+        if trainer.global_step % self.every == 0 and trainer.state.fn == "fit":
             self.save(trainer)
 
 
@@ -203,7 +203,7 @@ class ShowProgress(L.Callback):
 
 
 class StopAfter(L.Callback):
-    """Ends training after so many minutes in all, resumed time included."""
+    """Ends training after so many minutes in all, resumed time included; all processes stop at the same step."""
 
     def __init__(self, minutes: float) -> None:
         self.minutes, self.spent = minutes, 0.0
@@ -218,5 +218,5 @@ class StopAfter(L.Callback):
         self.began = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
-        if self.minutes and self.spent + time.monotonic() - self.began > 60 * self.minutes:
-            trainer.should_stop = True
+        late = bool(self.minutes) and self.spent + time.monotonic() - self.began > 60 * self.minutes
+        trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop or late, all=False)

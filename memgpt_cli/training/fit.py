@@ -42,7 +42,8 @@ class _ValidationBatches(Dataset[Batch]):
     """This process's share of a fixed set of validation batches."""
 
     def __init__(self, data: EpisodeDataset, budget: int, limit: int, rank: int, world: int) -> None:
-        batches = plan(parts_of(data.lengths(), budget), budget, None)
+        batches = plan(parts_of(data.lengths(), budget), budget, None, world)  # every process has one at least
+        limit = max(limit, world) // world * world if limit else 0
         if limit and len(batches) > limit:
             batches = [batches[n * len(batches) // limit] for n in range(limit)]
         self.data, self.batches = data, batches[rank::world]
@@ -111,9 +112,9 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 _FREE = ("trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
 
 
-def prepare_run(config: Config, run: Path, fresh: bool) -> Path | None:
+def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> Path | None:
     """The checkpoint to go on from, if any; raises UsageError where the run was started with other settings."""
-    settings = json.loads(json.dumps(to_dict(config)))
+    settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key}
     file = run / SETTINGS
     if fresh and run.exists():
         import shutil
@@ -141,7 +142,7 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     tune_cpu(config.trainer)
     _quiet()
     data = EpisodeData(data_folder, config)
-    resumed = prepare_run(config, run, fresh)
+    resumed = prepare_run(config, run, fresh, data.manifest["key"])
     model = make_model(config, data.tokenizer)
     module = MemoryModule(model, config)
     settings = config.trainer
@@ -186,6 +187,8 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
     if trainer.global_step and not (run / CHECKPOINTS / f"step-{trainer.global_step:08d}").exists():
         keep.save(trainer)
+    if not interrupted and trainer.global_step % settings.val_every:
+        trainer.validate(module, data, verbose=False)  # the last steps count too
     if interrupted:
         raise TrainingStopped(f"stopped at step {trainer.global_step}, saved in {run}: the same command goes on from there")
     if not (run / "model").is_dir() and trainer.is_global_zero:

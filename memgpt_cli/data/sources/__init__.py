@@ -66,12 +66,11 @@ def make_options(source: Source, given: dict[str, Any]) -> Any:
         if key not in known:
             raise ConfigError(f"data.options.{key} is not an option of this source.{did_you_mean(key, known)}")
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    options = source.options(**values)
-    for f in dataclasses.fields(options):
-        value, default = getattr(options, f.name), f.default
+    for f in dataclasses.fields(source.options):
+        value, default = values.get(f.name, f.default), f.default
         if isinstance(default, (int, str)) and not isinstance(value, type(default)):
             raise ConfigError(f"data.options.{f.name} is {value!r}, expected {type(default).__name__}")
-    return options
+    return source.options(**values)
 
 
 def files_of(root: Path, names: list[str]) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from memgpt_cli.data.sources import Where
 from memgpt_cli.data.sources.lines import parse_json, read_json_records, read_lines, read_text_file, text_field
-from memgpt_cli.errors import DataError
+from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.schema import Entry, Episode, Example, render_triple
 
 
@@ -30,6 +30,12 @@ class DialogueOptions:
     knowledge: str = "knowledge"
     knowledge_base: str = ""
     knowledge_from: str = "past"
+
+    def __post_init__(self) -> None:
+        if self.turns < 1:
+            raise ConfigError(f"data.options.turns is {self.turns}, expected at least 1")
+        if self.knowledge_from not in ("past", "dialogue"):
+            raise ConfigError(f"data.options.knowledge_from is '{self.knowledge_from}', expected past or dialogue")
 
 
 class Turn(NamedTuple):
@@ -133,8 +139,6 @@ def _knowledge(turn_facts: list[list[Fact]], base: list[Fact], options: Dialogue
     """Facts that stand before the first message."""
     if options.knowledge_from == "dialogue":
         return base + [f for facts in turn_facts for f in facts]
-    if options.knowledge_from != "past":
-        raise DataError(f"data.options.knowledge_from is '{options.knowledge_from}', expected past or dialogue")
     return base
 
 
@@ -158,12 +162,12 @@ def read_kdconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[
             for n, message in enumerate(messages):
                 turns.append(Turn("AB"[n % 2], text_field(message, "message")))
                 facts.append(
-                    [fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs", ())]
+                    [fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs") or ()]
                 )
             events = _with_facts(turns, facts, _knowledge(facts, base, options))
             yield dialogue_episode(f"{path.parent.name}/{path.name}:{number}", events, options)
-        except DataError as error:
-            where.reject(error.at(path, number), record)
+        except (DataError, TypeError, AttributeError) as error:
+            where.reject(_placed(error, path, number), record)
 
 
 def read_duconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
@@ -189,12 +193,19 @@ def read_dialogue(path: Path, options: DialogueOptions, where: Where) -> Iterato
             if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
                 raise DataError(f"field '{options.messages}' is missing or no list of objects")
             turns = [Turn(text_field(m, options.speaker), text_field(m, options.text)) for m in messages]
-            facts = [[_triple(t) for t in m.get(options.knowledge, ())] for m in messages]
-            given = [_triple(t) for t in record.get(options.knowledge, ())]
+            facts = [[_triple(t) for t in m.get(options.knowledge) or ()] for m in messages]
+            given = [_triple(t) for t in record.get(options.knowledge) or ()]
             events = _with_facts(turns, facts, _knowledge(facts, base + given, options))
-            yield dialogue_episode(str(record.get("id", f"{path.name}:{number}")), events, options)
-        except DataError as error:
-            where.reject(error.at(path, number), record)
+            yield dialogue_episode(f"{path.name}:{number}", events, options)
+        except (DataError, TypeError, AttributeError) as error:
+            where.reject(_placed(error, path, number), record)
+
+
+def _placed(error: Exception, path: Path, number: int) -> DataError:
+    problem = (
+        error if isinstance(error, DataError) else DataError(f"a list where none was expected, or the other way round: {error}")
+    )
+    return problem.at(path, number)
 
 
 def _triple(value: Any) -> Fact:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from memgpt_cli.data.sources import Where
+from memgpt_cli.errors import ConfigError
 from memgpt_cli.schema import Entry, Episode, Example, render_triple
 
 ATTRIBUTES = {
@@ -54,6 +55,14 @@ class FactsOptions:
     episodes_test: int = 32
     language: str = "en"
     namesakes: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.language not in ("en", "zh", "both"):
+            raise ConfigError(f"data.options.language is '{self.language}', expected en, zh or both")
+        if not 1 <= self.attributes <= len(ATTRIBUTES["en"]):
+            raise ConfigError(f"data.options.attributes is {self.attributes}, expected 1 to {len(ATTRIBUTES['en'])}")
+        if not 1 <= self.facts_min <= self.facts:
+            raise ConfigError(f"data.options.facts_min is {self.facts_min}, expected 1 to {self.facts} (facts)")
 
 
 def _belongs(part: str, split: str) -> bool:

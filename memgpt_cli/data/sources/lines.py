@@ -4,7 +4,7 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,22 @@ def decode(raw: bytes) -> str:
         raise DataError(f"invalid UTF-8 at byte {error.start} of the line (0x{raw[error.start]:02x})") from error
 
 
-def read_lines(path: Path, where: Where) -> Iterator[tuple[int, str]]:
-    """Numbered lines without their end; what cannot be read is rejected."""
+def read_lines(path: Path, where: Where, on_reject: Callable[[int], None] = lambda number: None) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their end; what cannot be read is rejected, its number told to `on_reject`."""
+    try:
+        yield from _read_lines(path, where, on_reject)
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
+        raise DataError(f"the packed file is damaged: {error}", path) from error
+
+
+def _read_lines(path: Path, where: Where, on_reject: Callable[[int], None]) -> Iterator[tuple[int, str]]:
     with open_bytes(path) as raw:
         buffered = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
         number = 0
         while line := buffered.readline(MAX_LINE_BYTES + 1):
             number += 1
             if len(line) > MAX_LINE_BYTES:
+                on_reject(number)
                 size = len(line)
                 while line and not line.endswith(b"\n"):
                     line = buffered.readline(MAX_LINE_BYTES)
@@ -47,6 +55,7 @@ def read_lines(path: Path, where: Where) -> Iterator[tuple[int, str]]:
             try:
                 text = decode(line)
             except DataError as error:
+                on_reject(number)
                 where.reject(error.at(path, number), repr(line[:200]))
                 continue
             yield number, text.removeprefix("\ufeff").rstrip("\r\n") if number == 1 else text.rstrip("\r\n")

@@ -64,30 +64,40 @@ def read_parallel(paths: list[Path], options: ParallelOptions, where: Where) -> 
     """Two files of equal length: source and target lines."""
     if len(paths) != 2:
         raise ConfigError(f"data.files.{where.split} names {len(paths)} files, expected two: [source, target]")
-    sources, targets = (_lines(p, where) for p in paths)
-    if len(sources) != len(targets):
-        raise DataError(f"{len(sources)} lines, but {paths[1]} has {len(targets)}: the two must be parallel", paths[0])
-    memory = (sources, targets)
+    pairs = _pairs(paths[0], paths[1], where)
+    memory = list(pairs.values())
     if options.memory_source:
-        memory = (
-            _lines(paths[0].parent / options.memory_source, where),
-            _lines(paths[1].parent / options.memory_target, where),
+        beside = (paths[0].parent / options.memory_source, paths[1].parent / options.memory_target)
+        memory = list((pairs if list(beside) == list(paths) else _pairs(*beside, where)).values())
+    elif options.similar and where.split != "train":
+        raise ConfigError(
+            "data.options.memory_source and memory_target must name the training files: memory is made of training pairs"
         )
-    index = BM25(memory[0]) if options.similar else None
-    for number, (source, target) in enumerate(zip(sources, targets, strict=True), 1):
-        found = index.search(source, options.similar, source, memory[0]) if index else []
-        entries = tuple(
-            Entry(memory[0][n] + options.separator + memory[1][n], "pair", {"line": n + 1})
-            for n in found
-            if memory[1][n].strip()
-        )
-        if not source.strip() or not target.strip():
-            side = 0 if not source.strip() else 1
-            where.reject(DataError("empty line in a parallel file", paths[side], number), [source, target])
-            continue
+    texts = [source for source, _ in memory]
+    index = BM25(texts) if options.similar else None
+    for number, (source, target) in pairs.items():
+        found = index.search(source, options.similar, source, texts) if index else []
+        entries = tuple(Entry(memory[n][0] + options.separator + memory[n][1], "pair") for n in found)
         example = Example(source, target, len(entries), task="translation")
         yield Episode(f"{paths[0].name}:{number}", entries, (example,))
 
 
-def _lines(path: Path, where: Where) -> list[str]:
-    return [line for _, line in read_lines(path, where)]
+def _pairs(source: Path, target: Path, where: Where) -> dict[int, tuple[str, str]]:
+    """Pairs by line number. A line that cannot be used on either side takes its pair with it, and no other."""
+    sides, last = [], []
+    for path in (source, target):
+        rejected: list[int] = []
+        lines = dict(read_lines(path, where, rejected.append))
+        sides.append(lines)
+        last.append(max([*lines, *rejected], default=0))
+    if last[0] != last[1]:
+        raise DataError(f"{last[0]} lines, but {target} has {last[1]}: the two must be parallel", source)
+    out = {}
+    for number in sorted(sides[0].keys() & sides[1].keys()):
+        pair = sides[0][number], sides[1][number]
+        if all(text.strip() for text in pair):
+            out[number] = pair
+        else:
+            empty = source if not pair[0].strip() else target
+            where.reject(DataError("empty line in a parallel file", empty, number), list(pair))
+    return out

@@ -35,17 +35,27 @@ def read_squad(path: Path, options: PassageOptions, where: Where) -> Iterator[Ep
         return
     number = 0
     for article in articles:
+        if not isinstance(article, dict):
+            where.reject(DataError(f"an article is {type(article).__name__}, expected an object", path), article)
+            continue
         groups = [[p] for p in article.get("paragraphs", ())] if options.per == "passage" else [article.get("paragraphs", [])]
         for group in groups:
             number += 1
             try:
+                bad: list[tuple[DataError, Any]] = []
                 if group:
-                    yield _passages(f"{article.get('title') or path.stem}:{number}", group, options)
-            except DataError as error:
-                where.reject(error.at(path, number), article.get("title"))
+                    yield _passages(f"{path.name}:{number}", group, options, bad)
+                for problem, question in bad:
+                    where.reject(problem.at(path, number), question)
+            except (DataError, TypeError, AttributeError, ValueError) as error:
+                reason = error if isinstance(error, DataError) else DataError(f"no SQuAD article: {error}")
+                where.reject(reason.at(path, number), None)
 
 
-def _passages(name: str, paragraphs: list[dict[str, Any]], options: PassageOptions) -> Episode:
+def _passages(
+    name: str, paragraphs: list[dict[str, Any]], options: PassageOptions, bad: list[tuple[DataError, Any]]
+) -> Episode:
+    """One memory of all the passages; questions that cannot be used are put into `bad`."""
     entries: list[Entry] = []
     pending = []
     for n, paragraph in enumerate(paragraphs):
@@ -54,7 +64,8 @@ def _passages(name: str, paragraphs: list[dict[str, Any]], options: PassageOptio
         for question in paragraph.get("qas", ()):
             answers = [(text_field(a, "text"), int(a.get("answer_start", -1))) for a in question.get("answers", ())]
             if not answers:
-                raise DataError(f"question {question.get('id')} has no answer")
+                bad.append((DataError(f"question {question.get('id')} has no answer"), question))
+                continue
             evidence = {_holding(entries, first, text, start) for text, start in answers} - {-1}
             texts = tuple(dict.fromkeys(text for text, _ in answers))
             pending.append((text_field(question, "question"), texts, tuple(sorted(evidence))))

@@ -8,7 +8,7 @@ from typing import Any
 
 from memgpt_cli.data.sources import Where
 from memgpt_cli.data.sources.chunks import chunk_entries
-from memgpt_cli.data.sources.lines import read_json_records, read_lines, text_field
+from memgpt_cli.data.sources.lines import MAX_LINE_BYTES, read_json_records, read_lines, text_field
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.schema import TASKS, Entry, Episode, Example, render_triple
 
@@ -67,6 +67,7 @@ def _rows(path: Path, options: RecordOptions, where: Where) -> Iterator[tuple[in
         yield from _parquet(path, options)
     elif name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
         delimiter = "\t" if ".tsv" in name else options.delimiter
+        csv.field_size_limit(MAX_LINE_BYTES)
         reader = csv.DictReader((line + "\n" for _, line in read_lines(path, where)), delimiter=delimiter, strict=True)
         while True:
             try:
@@ -141,4 +142,4 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
         raise DataError(f"field '{options.references}' is no list of texts")
     target = text_field(record, options.target) if options.target in record or not references else references[0]
     example = Example(text_field(record, options.input), target, len(entries), tuple(references), task=options.task)
-    return Episode(str(record.get("id") or name), tuple(entries), (example,))
+    return Episode(name, tuple(entries), (example,), {"id": record["id"]} if "id" in record else {})

@@ -52,7 +52,7 @@ def read_documents(path: Path, options: DocumentOptions, where: Where) -> Iterat
             if not references or not all(isinstance(r, str) for r in (*references, asked)):
                 raise DataError(f"'{options.summary}' is no text or list of texts")
             example = Example(asked, references[0], len(entries), references, task="summarisation")
-            yield Episode(str(record.get("id", f"{path.name}:{number}")), tuple(entries), (example,))
+            yield Episode(f"{path.name}:{number}", tuple(entries), (example,))
         except DataError as error:
             where.reject(error.at(path, number), record)
 
@@ -77,7 +77,7 @@ def read_dialogsum(path: Path, options: DialogueDocumentOptions, where: Where) -
             entries = _turns(messages, options.turns, options.chunk)
             head = "\n".join(messages[: options.head])
             example = Example(f"summarize: {head}", references[0], len(entries), references, task="summarisation")
-            yield Episode(str(record.get("fname", f"{path.name}:{number}")), tuple(entries), (example,))
+            yield Episode(f"{path.name}:{number}", tuple(entries), (example,), {"id": record.get("fname", "")})
         except DataError as error:
             where.reject(error.at(path, number), record)
 

@@ -52,7 +52,7 @@ def text_episodes(name: str, text: str, options: TextOptions) -> Iterator[Episod
 
 def _episode(name: str, entries: list[Entry], examples: list[Example]) -> Iterator[Episode]:
     if examples:
-        yield Episode(name, tuple(entries), tuple(examples))
+        yield Episode(name, tuple(entries), tuple(examples), {"document": name.split(":")[0]})
 
 
 def read_text(path: Path, options: TextOptions, where: Where) -> Iterator[Episode]:
@@ -68,7 +68,11 @@ _WIKI_TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 
 def read_wikitext(path: Path, options: TextOptions, where: Where) -> Iterator[Episode]:
     """WikiText (arXiv 1609.07843): one file of articles under ` = Title = ` lines; each article is a text of its own."""
-    text = read_text_file(path)
+    try:
+        text = read_text_file(path)
+    except DataError as error:
+        where.reject(error, None)
+        return
     starts = [m.start() for m in _WIKI_TITLE.finditer(text)]
     for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
         article = text[begin:end]
