@@ -129,7 +129,7 @@ def draw_curve(run: Path) -> Path | None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     rows = read_history(run)
     train = [(r["step"], r["loss"]) for r in rows if "loss" in r]
@@ -146,6 +146,9 @@ def draw_curve(run: Path) -> Path | None:
         right.set_ylabel("exact targets (%)")
         right.set_ylim(0, 100)
     axes.set(xlabel="step", ylabel="loss per token (nats)", yscale="log", title=run.name)
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     axes.grid(alpha=0.3)
     figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.87), fontsize=8)
     figure.tight_layout()
