@@ -81,10 +81,10 @@ class _Event:
     id: int | None = None  # in the store
 
 
-def entry_from(text: str) -> Entry:
-    """A note of the user's; `head | relation | tail` is a fact."""
+def entry_from(text: str, kind: str = "note") -> Entry:
+    """A note of the user's (or what `kind` says); `head | relation | tail` is a fact."""
     triple = parse_triple(text)
-    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, "note")
+    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, kind)
 
 
 def read_knowledge(path: Path) -> list[Entry]:

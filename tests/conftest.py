@@ -12,7 +12,7 @@ from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import Entry, Episode, Example, ModelConfig, ReadConfig
 from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two test processes on two cores
 
 WORDS = [
     "the",

@@ -95,6 +95,10 @@ def test_a_trained_run_is_whole(tiny_config, facts_data, tmp_path):
     assert config.data.name == "facts"
     assert model.config.vocab_size == len(tokenizer)
     assert [p.name for p in checkpoint_folders(run)] == ["step-00000006", "step-00000004"]
+    state = load_tree(checkpoint_folders(run)[0])["state_dict"]
+    kept = model.embedding.weight
+    assert torch.equal(kept, state["average.embedding.weight"]), "what is validated and kept is the average"
+    assert not torch.equal(kept, state["model.embedding.weight"])
 
 
 def test_training_learns_by_heart(tiny_config, facts_data, tmp_path):

@@ -22,7 +22,7 @@ def generate(
     source: Annotated[
         str,
         typer.Option(
-            "--input", "-i", help="A file, or - for standard input: a line is an input, or JSON with input and memory."
+            "--input", "-i", help="A file, or - for standard input: a line is an input, or JSON with input, memory and kind."
         ),
     ] = "-",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to standard output.")] = None,
@@ -53,12 +53,12 @@ def generate(
     try:
         for group in _groups(lines, 1 if source == "-" else 32):
             rows = []
-            for number, (text, memory) in group:
-                entries = tuple(entry_from(m) for m in memory)
+            for number, (text, memory, kind) in group:
+                entries = tuple(entry_from(m, kind) for m in memory)
                 episode = Episode(str(number), entries, (Example(text, "", len(entries)),))
                 rows.append(encode_row(episode, tokenizer))
             made = decode(model, collate(rows).to(next(model.parameters()).device), config.generate)
-            for (_, (text, _)), ids, ended in zip(group, made.ids, made.ended, strict=True):
+            for (_, (text, _, _)), ids, ended in zip(group, made.ids, made.ended, strict=True):
                 answer = tokenizer.decode(ids[0])
                 answer = tidy_spaces(drop_repeats(answer)) if tidy else answer
                 row = {"input": text, "output": answer, "complete": ended[0]}
@@ -68,9 +68,9 @@ def generate(
             target.close()
 
 
-def _groups(lines: Any, size: int) -> Iterator[list[tuple[int, tuple[str, list[str]]]]]:
+def _groups(lines: Any, size: int) -> Iterator[list[tuple[int, tuple[str, list[str], str]]]]:
     """Inputs with their memory, `size` at a time; one at a time from a pipe, so that answers come as questions do."""
-    group: list[tuple[int, tuple[str, list[str]]]] = []
+    group: list[tuple[int, tuple[str, list[str], str]]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -82,19 +82,23 @@ def _groups(lines: Any, size: int) -> Iterator[list[tuple[int, tuple[str, list[s
         yield group
 
 
-def _parse(line: str, number: int) -> tuple[str, list[str]]:
-    from memgpt_cli.errors import UsageError
+def _parse(line: str, number: int) -> tuple[str, list[str], str]:
+    """Input, memory and the memory's kind (`turn`, `chunk`, … as the model was trained on; `note` where not said)."""
+    from memgpt_cli.errors import UsageError, did_you_mean
+    from memgpt_cli.schema import KINDS
 
     if not line.lstrip().startswith("{"):
-        return line, []
+        return line, [], "note"
     try:
         record = json.loads(line)
-        text, memory = record["input"], record.get("memory", [])
+        text, memory, kind = record["input"], record.get("memory", []), record.get("kind", "note")
     except (json.JSONDecodeError, KeyError) as error:
         raise UsageError(f'line {number} begins with {{ but is no {{"input": …, "memory": […]}}: {error}') from error
     if not isinstance(text, str) or not isinstance(memory, list) or not all(isinstance(m, str) for m in memory):
         raise UsageError(f"line {number}: expected input to be text and memory a list of texts")
-    return text, memory
+    if kind not in KINDS:
+        raise UsageError(f"line {number}: '{kind}' is no kind of entry.{did_you_mean(str(kind), KINDS)}")
+    return text, memory, kind
 
 
 @app.command(epilog="Example: `memgpt chat --namespace anna`; `printf 'hello\\n/quit\\n' | memgpt chat --store my.sqlite`")
