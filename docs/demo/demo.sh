@@ -13,7 +13,14 @@ say eval --run demo "   (600 examples of the test split, with its memory and wit
 "$memgpt" eval --run demo
 say chat --run demo "   (a restaurant nobody has seen is added, recommended, forgotten, and no longer recommended)"
 rm -f runs/demo/memory.sqlite
-"$memgpt" chat --run demo --store runs/demo/memory.sqlite --namespace demo --new < "$here/conversation.txt"
+"$memgpt" chat --run demo --store runs/demo/memory.sqlite --namespace demo --new < "$here/conversation.txt" | tee runs/demo/conversation.txt
+
+said=$(grep '^bot>.*option' runs/demo/conversation.txt || true)
+before=$(printf '%s\n' "$said" | head -n 1) after=$(printf '%s\n' "$said" | tail -n 1)
+case "$before/$after" in
+  *georgian_8stars*/*georgian_3stars*) printf '\nRecommended while it was remembered, and no longer once it was forgotten.\n' ;;
+  *) printf '\nThis short training did not get the conversation right (see above): the full one, memgpt train, does.\n' ;;
+esac
 
 cat <<'END'
 

@@ -77,13 +77,11 @@ def evaluate_command(
 
 def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
     """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
-    import json
     from dataclasses import replace
 
-    from memgpt_cli.config import to_dict
-    from memgpt_cli.data.dataset import read_manifest
-    from memgpt_cli.data.preprocess import preprocess
-    from memgpt_cli.errors import DataError, UsageError
+    from memgpt_cli.data.dataset import MANIFEST, read_manifest
+    from memgpt_cli.data.preprocess import is_current, preprocess
+    from memgpt_cli.errors import UsageError
     from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
 
     split, data = config.eval.split, config.data
@@ -94,20 +92,15 @@ def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
         data = replace(data, name=name, path="/", files=given, hold_out={})
     folder = DATA_ROOT / data.name
     own = Tokenizer.load(run / "model").fingerprint
-    try:
-        manifest = read_manifest(folder)
-        described = json.loads(json.dumps(to_dict(data)))
-        fits = not files and manifest["tokenizer"]["fingerprint"] == own and manifest["config"] == described
-    except DataError:
-        fits = False
-    if not fits:
+    there = not files and (folder / MANIFEST).is_file() and is_current(data, DATA_ROOT)
+    if not there or read_manifest(folder)["tokenizer"]["fingerprint"] != own:
         model_file = str((run / "model" / MODEL_FILE).resolve())
         data = replace(data, tokenizer=replace(data.tokenizer, path=model_file), name=f"{data.name}-{own[:8]}")
         with progress("preprocessing") as report:
             folder = preprocess(data, DATA_ROOT, report).folder
     if not (folder / split).is_dir():
-        there = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(there)}")
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(found)}")
     return folder / split
 
 

@@ -89,9 +89,25 @@ def _hash_file(path: Path) -> str:
 
 def _key(config: DataConfig, hashes: dict[str, str]) -> str:
     settings = {k: v for k, v in asdict(config).items() if k not in ("augment", "chat", "metrics")}
-    settings["rename"] = asdict(config.augment.rename)
+    settings["rename"] = sorted(config.augment.rename.relations)  # how often they are renamed concerns training alone
     text = json.dumps([settings, hashes, FORMAT, CODE_VERSION], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], str]:
+    """The files of each split, the hash of everything that is read, and the key of what will come of it."""
+    source = find_source(config.source)
+    files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
+    given = [Path(config.tokenizer.path)] if config.tokenizer.path else []
+    extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
+    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *given, *extra]}
+    return files, hashes, _key(config, hashes)
+
+
+def is_current(config: DataConfig, root: Path) -> bool:
+    """Whether `root/<name>` is what these settings and these files give."""
+    manifest = root / config.name / MANIFEST
+    return manifest.is_file() and json.loads(manifest.read_text()).get("key") == _inputs(config)[2]
 
 
 def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n: None, force: bool = False) -> Result:
@@ -101,12 +117,8 @@ def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n:
     """
     if config.on_error not in ("stop", "quarantine"):
         raise ConfigError(f"data.on_error is '{config.on_error}', expected stop or quarantine")
-    source = find_source(config.source)
-    files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
-    given = [Path(config.tokenizer.path)] if config.tokenizer.path else []
-    extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
-    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *given, *extra]}
-    key, folder = _key(config, hashes), root / config.name
+    files, hashes, key = _inputs(config)
+    folder = root / config.name
     if not force and (folder / MANIFEST).is_file():
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest.get("key") == key:
@@ -262,7 +274,7 @@ def _train(config: DataConfig, episodes: list[Episode], report: Report) -> Token
     def texts() -> Iterator[str]:
         budget = config.tokenizer.sample_mb << 20
         rng = random.Random(config.seed)
-        rename = Renamer(config.augment.rename, values_of(episodes, config.augment.rename.relations))
+        rename = Renamer(replace(config.augment.rename, probability=0.5), values_of(episodes, config.augment.rename.relations))
         for n in order:
             episode = rename(episodes[n], rng)  # made-up names shall be cut into syllables, not letters
             for text in (*(e.text for e in episode.entries), *(t for x in episode.examples for t in (x.input, x.target))):
