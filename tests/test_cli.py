@@ -54,6 +54,12 @@ def test_eval_of_raw_files_uses_the_runs_tokenizer(place):
     assert json.loads(done.stdout)["learned"][0]["n"] == 2
 
 
+def test_eval_after_the_data_changed_uses_the_runs_tokenizer(place):
+    done = memgpt(place, "eval", "--json", "-m", "exact", "eval.memories=[learned]", "data.options.turns=3")
+    assert done.returncode == 0, done.stderr
+    assert any(p.name.startswith("dialog_babi-") for p in (place / "data").iterdir()), "cut anew, beside the training's data"
+
+
 def test_generate_reads_lines_and_json(place):
     text = 'hello\n{"input": "may i have a table", "memory": ["a | b | c", "a note"]}\n'
     done = memgpt(place, "generate", "--json", text=text)

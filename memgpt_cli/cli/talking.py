@@ -132,7 +132,7 @@ def open_conversation(run: str, store: str, namespace: str, overrides: list[str]
     prepare(model, config.trainer)
     knowledge = []
     if name := config.data.chat.knowledge:
-        bundled = bundled_folder(config.data.name) / name
+        bundled = bundled_folder(config.data.source) / name
         knowledge = read_knowledge(bundled if bundled.is_file() else Path(name))
     memory = open_store(store or config.memory.store, fingerprint(folder / "model"))
     owner = namespace or config.memory.namespace or getpass.getuser()

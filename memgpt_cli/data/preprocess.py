@@ -60,13 +60,13 @@ class _Rejects:
         self.counts["records rejected"] += 1
 
 
-def bundled_folder(name: str) -> Path:
-    return Path(str(resources.files("memgpt_cli") / "data" / "bundled" / name))
+def bundled_folder(source: str) -> Path:
+    return Path(str(resources.files("memgpt_cli") / "data" / "bundled" / source))
 
 
 def source_files(config: DataConfig) -> dict[str, list[Path]]:
     """The files of each split; raises ConfigError for what is not there."""
-    root = bundled_folder(config.name) if config.path == "bundled" else Path(config.path).expanduser()
+    root = bundled_folder(config.source) if config.path == "bundled" else Path(config.path).expanduser()
     named = {}
     for split, names in config.files.items():
         if split not in SPLITS:
