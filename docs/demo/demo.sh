@@ -15,7 +15,7 @@ say chat --run demo "   (a restaurant nobody has seen is added, recommended, for
 rm -f runs/demo/memory.sqlite
 "$memgpt" chat --run demo --store runs/demo/memory.sqlite --namespace demo --new < "$here/conversation.txt" | tee runs/demo/conversation.txt
 
-said=$(grep '^bot>.*option' runs/demo/conversation.txt || true)
+said=$(grep 'this option:' runs/demo/conversation.txt || true)
 before=$(printf '%s\n' "$said" | head -n 1) after=$(printf '%s\n' "$said" | tail -n 1)
 case "$before/$after" in
   *georgian_8stars*/*georgian_3stars*) printf '\nRecommended while it was remembered, and no longer once it was forgotten.\n' ;;
@@ -26,7 +26,7 @@ cat <<'END'
 
 Go on with
   memgpt chat --run demo            talk with it yourself; /help lists what it can do
-  memgpt train                      the full training, about 20 minutes on two cores, then: memgpt eval
+  memgpt train                      the full training, within 40 minutes on two cores, then: memgpt eval
   memgpt train experiment=facts     the purest measure of memory, then: memgpt bench facts
   memgpt preprocess --help          your own data
 END
