@@ -14,8 +14,8 @@ from torch import Tensor
 
 from memgpt_cli.config import Config, build, to_dict
 from memgpt_cli.errors import CheckpointError
+from memgpt_cli.files import replace_folder
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.schema import ModelConfig
 from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -71,18 +71,6 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "__tuple__" in value:
         return tuple(_unpack(v, tensors) for v in value["__tuple__"])
     return {key: _unpack(v, tensors) for key, v in value.items()}
-
-
-def replace_folder(partial: Path, folder: Path) -> None:
-    """Puts a finished folder in its place after its bytes are on disk."""
-    for path in partial.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def save_model(folder: Path, model: MemoryTransformer, tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:
@@ -162,8 +150,3 @@ def find_run(name: str, root: Path) -> Path:
     if newest is None:
         raise CheckpointError(f"no trained run in {root}: type memgpt train first")
     return newest
-
-
-__all__ = [
-    "ModelConfig", "find_run", "fingerprint", "load_model", "load_tree", "load_weights", "replace_folder", "run_folders", "save_model", "save_tree",
-]  # fmt: skip

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -228,10 +227,11 @@ class TrainStream(torch.utils.data.IterableDataset[Batch]):
         return collate(rows, [(p.first, p.last) for p in parts])
 
 
-def evaluation_batches(
-    data: EpisodeDataset, budget: int, limit: int = 0, examples: int = 0
-) -> Iterator[tuple[list[Part], list[dict[str, Any]], Batch]]:
-    """Batches of a whole split in order of cost, or of its first examples; `limit` batches at most."""
+def evaluation_plan(data: EpisodeDataset, budget: int, limit: int = 0, examples: int = 0, world: int = 1) -> list[list[Part]]:
+    """Batches of a whole split in order of cost, or of its first `examples`; at most `limit`, evenly spread.
+
+    Their number is a multiple of `world`, so that every process has as many.
+    """
     parts = parts_of(data.lengths(), budget)
     if examples:
         kept, left = [], examples
@@ -241,9 +241,6 @@ def evaluation_batches(
                 kept.append(Part(part.episode, part.first, part.first + take, part.cost))
             left -= take
         parts = kept
-    batches = plan(parts, budget, None)
-    if limit and len(batches) > limit:
-        batches = [batches[n * len(batches) // limit] for n in range(limit)]
-    for group in islice(batches, None):
-        rows = [data.row(p.episode) for p in group]
-        yield group, rows, collate(rows, [(p.first, p.last) for p in group])
+    batches = plan(parts, budget, None, world)
+    limit = max(limit, world) // world * world if limit else 0
+    return [batches[n * len(batches) // limit] for n in range(limit)] if limit and len(batches) > limit else batches

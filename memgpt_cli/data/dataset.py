@@ -1,7 +1,7 @@
 """Episodes on disk: memory-mapped Arrow through `datasets`, one row an episode, texts beside their token ids."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,10 +148,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise DataError(f"dataset format {manifest.get('format')}, expected {FORMAT}: run memgpt preprocess again", folder)
     return manifest
-
-
-def write_episodes(folder: Path, episodes: Iterable[Episode], tokenizer: Tokenizer) -> None:
-    writer = EpisodeWriter(folder)
-    for episode in episodes:
-        writer.write(encode_row(episode, tokenizer))
-    writer.close()

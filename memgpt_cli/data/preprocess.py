@@ -20,6 +20,7 @@ from memgpt_cli.data.clean import Cleaner, Limiter
 from memgpt_cli.data.dataset import ARROW_FILE, FORMAT, MANIFEST, EpisodeDataset, EpisodeWriter, encode_row
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
 from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.files import replace_folder
 from memgpt_cli.schema import Episode
 from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
 
@@ -132,25 +133,12 @@ def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n:
         manifest = _build(config, files, partial, report)
         manifest |= {"key": key, "files": hashes}
         (partial / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1))
-        _replace(partial, folder)
+        replace_folder(partial, folder)
     finally:
         if (partial / REJECTS).is_file() and not (folder / REJECTS).is_file():
             shutil.copy(partial / REJECTS, root / f"{config.name}.{REJECTS}")
         shutil.rmtree(partial, ignore_errors=True)
     return Result(folder, manifest)
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """The new folder takes the old one's place; a crash between the two renames leaves the old one beside it."""
-    for path in partial.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-    old = folder.with_name(f".{folder.name}.partial-old-{os.getpid()}")
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, report: Report) -> dict[str, Any]:

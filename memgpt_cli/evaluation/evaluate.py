@@ -13,7 +13,7 @@ from torch import Tensor
 
 from memgpt_cli import __version__
 from memgpt_cli.config import EvalConfig, GenerateConfig
-from memgpt_cli.data.batching import collate, evaluation_batches
+from memgpt_cli.data.batching import collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import UsageError, did_you_mean
 from memgpt_cli.evaluation.metrics import METRICS, Score, mean_score, ratio_interval
@@ -131,8 +131,9 @@ def _condition(
     writes = any(m in METRICS for m in metrics)
     device = next(model.parameters()).device
     most = [n for n in (config.max_examples, 0 if memory == "learned" else config.ablation_examples) if n]
-    batches = list(evaluation_batches(data, config.batch_tokens, examples=min(most, default=0)))
-    for done, (parts, rows, _) in enumerate(batches):
+    batches = evaluation_plan(data, config.batch_tokens, examples=min(most, default=0))
+    for done, parts in enumerate(batches):
+        rows = [data.row(p.episode) for p in parts]
         others = [_other(data, p.episode) for p in parts] if memory == "shuffled" else []
         shown = with_memory(memory, rows, others)
         batch = collate(shown, [(p.first, p.last) for p in parts])

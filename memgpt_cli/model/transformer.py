@@ -248,9 +248,18 @@ class MemoryTransformer(nn.Module):
         out = self.vocab_logits(decoded.hidden) if self.pointer is None else self.log_probs(decoded, context)
         return out[:, 0]
 
-    def target_logprobs(self, batch: Batch, context: Context, smoothing: bool = False) -> "Scored":
-        """Log-probability of each target token, without a distribution over the vocabulary for what is copied."""
-        decoded = self.decode(shift(batch.targets), context, batch.packed)
+    def decode_targets(self, batch: Batch, context: Context) -> Decoded:
+        """The decoder over the batch's targets, each seeing those before it."""
+        return self.decode(shift(batch.targets), context, batch.packed)
+
+    def target_logprobs(
+        self, batch: Batch, context: Context, smoothing: bool = False, decoded: Decoded | None = None
+    ) -> "Scored":
+        """Log-probability of each target token, without a distribution over the vocabulary for what is copied.
+
+        `decoded` is what `decode_targets` gave, where it is there already.
+        """
+        decoded = decoded or self.decode_targets(batch, context)
         packing = decoded.packing
         targets = packing.pack(batch.targets)
         vocab = self.vocab_logits(packing.pack(decoded.hidden)).log_softmax(-1)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from memgpt_cli.checkpoint import save_model
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
-from memgpt_cli.data.batching import TrainStream, collate, parts_of, plan
+from memgpt_cli.data.batching import TrainStream, collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
 from memgpt_cli.errors import TrainingStopped, UsageError
 from memgpt_cli.model import Batch, MemoryTransformer
@@ -42,11 +42,7 @@ class _ValidationBatches(Dataset[Batch]):
     """This process's share of a fixed set of validation batches."""
 
     def __init__(self, data: EpisodeDataset, budget: int, limit: int, rank: int, world: int) -> None:
-        batches = plan(parts_of(data.lengths(), budget), budget, None, world)  # every process has one at least
-        limit = max(limit, world) // world * world if limit else 0
-        if limit and len(batches) > limit:
-            batches = [batches[n * len(batches) // limit] for n in range(limit)]
-        self.data, self.batches = data, batches[rank::world]
+        self.data, self.batches = data, evaluation_plan(data, budget, limit, world=world)[rank::world]
 
     def __len__(self) -> int:
         return len(self.batches)

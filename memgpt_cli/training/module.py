@@ -86,8 +86,8 @@ class MemoryModule(L.LightningModule):
         model = self.best_guess
         model.eval()
         context = model.read(batch)
-        decoded = model.decode(torch.nn.functional.pad(batch.targets, (1, -1)), context, batch.packed)
-        scored = model.target_logprobs(batch, context)
+        decoded = model.decode_targets(batch, context)
+        scored = model.target_logprobs(batch, context, decoded=decoded)
         said = model.log_probs(decoded, context).argmax(-1)
         wrong = ((said != batch.targets) & (batch.targets != 0)).any(-1)
         there = batch.sees >= 0
