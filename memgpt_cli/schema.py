@@ -120,6 +120,7 @@ class ReadConfig:
     age_buckets: int = 16
     beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
     score_scale: float = 5.0  # of the cosine between query and key, at the start
+    gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
 
     def __post_init__(self) -> None:
         _positive(self, "top_k", "max_time", "age_buckets")
@@ -127,8 +128,15 @@ class ReadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a memory Transformer; T5's names where T5 has one."""
+    """The shape of a memory Transformer; T5's names where T5 has one.
 
+    With `init_from` the shape is the checkpoint's: of these settings only `memory`, `dropout`, `copy` and those of
+    loading are read.
+    """
+
+    init_from: str = ""  # a hub id or a folder in Hugging Face format to start from
+    revision: str = ""  # of the hub's repository: a branch, tag or commit; its main branch where empty
+    init_parts: str = "all"  # all | encoder (embedding and encoder; the decoder starts from random weights)
     d_model: int = 128
     n_heads: int = 4
     d_kv: int = 32
@@ -137,14 +145,15 @@ class ModelConfig:
     n_decoder_layers: int = 2
     activation: str = "silu"  # silu | gelu | relu
     gated: bool = True
-    position: str = "rope"  # rope | relative (T5's buckets, shared by the layers)
+    position: str = "rope"  # rope | relative (T5's buckets, shared by the layers) | relative_per_layer (umT5)
     relative_buckets: int = 32
     relative_max_distance: int = 128
+    encoder_window: int = 0  # how many tokens to each side the encoder sees (LongT5's local attention); 0 sees all
     norm_eps: float = 1e-6
     dropout: float = 0.1
     tie_embeddings: bool = True
     scale_embeddings: bool = True  # multiply what goes in by d_model**0.5 (Transformer); T5 does not
-    scale_logits: bool = False  # multiply by d_model**-0.5 before a tied head (T5 v1.0)
+    scale_logits: bool = False  # multiply by d_model**-0.5 before the head (T5 v1.0)
     scale_attention: bool = True  # divide attention logits by d_kv**0.5; T5 does not
     copy: bool = True
     memory: ReadConfig = field(default_factory=ReadConfig)
@@ -155,7 +164,8 @@ class ModelConfig:
         if self.position == "rope" and self.d_kv % 2:
             raise ConfigError(f"model.d_kv ({self.d_kv}) must be even for model.position=rope")
         _one_of(self, "activation", ("silu", "gelu", "relu"))
-        _one_of(self, "position", ("rope", "relative"))
+        _one_of(self, "position", ("rope", "relative", "relative_per_layer"))
+        _one_of(self, "init_parts", ("all", "encoder"))
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"model.dropout is {self.dropout}, expected 0 <= dropout < 1")
 

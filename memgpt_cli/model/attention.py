@@ -56,15 +56,20 @@ class RelativeBias(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself; incremental where a cache is given."""
+    """Multi-head attention of a sequence to itself; incremental where a cache is given.
+
+    With `model.position=relative_per_layer` it has a position bias of its own (umT5, arXiv 2304.09151).
+    """
 
     def __init__(self, config: ModelConfig, causal: bool) -> None:
         super().__init__()
         inner = config.n_heads * config.d_kv
-        self.heads, self.causal, self.rope = config.n_heads, causal, config.position == "rope"
+        self.heads, self.rope = config.n_heads, config.position == "rope"
         self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
         self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, config.d_model, bias=False)
+        own = config.position == "relative_per_layer"
+        self.position = RelativeBias(config, bidirectional=not causal) if own else None
 
     def forward(self, x: Tensor, bias: Tensor | None = None, cache: dict[str, Tensor] | None = None) -> Tensor:
         """x [B, L, D], bias broadcastable to [B, H, L, keys] -> [B, L, D]. The cache holds and receives [B, H, keys, K]."""
@@ -76,8 +81,9 @@ class SelfAttention(nn.Module):
             if cache:
                 k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
             cache["k"], cache["v"] = k, v
-        if self.causal and bias is None and x.shape[1] > 1:
-            bias = causal_bias(x.shape[1], k.shape[2], x.device)
+        if self.position is not None:
+            position = self.position(x.shape[1], k.shape[2])
+            bias = position if bias is None else bias + position
         return self.o(attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2))
 
 
@@ -89,6 +95,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -
     if bias is not None:
         logits = logits + bias
     return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
+def window_bias(length: int, radius: int, device: torch.device) -> Tensor:
+    """[length, length]: MASKED where query and key stand more than `radius` apart."""
+    position = torch.arange(length, device=device)
+    far = (position[:, None] - position).abs() > radius
+    return torch.zeros(length, length, device=device).masked_fill(far, MASKED)
 
 
 def causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
@@ -161,6 +174,10 @@ class ReadAttention(nn.Module):
 
     Keys and values of the memory are projected once for all the examples of an episode (`project`); the examples are told
     apart by the bias alone. The softmax is computed in two parts, which are then merged by their normalisers.
+
+    Where a decoder was pretrained without memory (`memory.gate`), memory's share is multiplied by a weight per head that
+    starts at 0: the output is then exactly the pretrained one, and the weight alone has a gradient at first, the others
+    as soon as it has moved (Flamingo, arXiv 2204.14198). A bias low enough to hide memory would have no gradient at all.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -170,6 +187,7 @@ class ReadAttention(nn.Module):
         self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
         self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, config.d_model, bias=False)
+        self.gate = nn.Parameter(torch.zeros(config.n_heads)) if config.memory.gate else None
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """[.., L, D] -> keys and values [.., H, L, K]."""
@@ -196,7 +214,9 @@ class ReadAttention(nn.Module):
         read, normaliser, attention = (t.unflatten(0, packed.shape[:2]) for t in SharedRead.apply(*flat))
         # the share of memory in the joint softmax
         share = torch.sigmoid(normaliser.transpose(1, 2) - packing.pack(own.float().logsumexp(-1).transpose(2, 3)))  # [G, Q, H]
+        if self.gate is not None:
+            share = share * self.gate
         share_at = packing.unpack(share)[..., None].to(x.dtype)  # [G, E, T, H, 1]
         read_at = packing.unpack(read.transpose(1, 2).flatten(2)).unflatten(-1, (self.heads, -1))
         out = (found.transpose(2, 3) * (1 - share_at) + read_at * share_at).flatten(3)
-        return self.o(out), attention * share.detach().transpose(1, 2)[..., None]
+        return self.o(out), attention * share.detach().clamp(min=0).transpose(1, 2)[..., None]

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from memgpt_cli.model.attention import MASKED, Packing, RelativeBias, causal_bias
+from memgpt_cli.model.attention import MASKED, Packing, RelativeBias, causal_bias, window_bias
 from memgpt_cli.model.inputs import Batch
 from memgpt_cli.model.layers import DecoderLayer, EncoderLayer
 from memgpt_cli.model.pointer import BACK, Pointed, Pointer, copied_distribution, copied_mass, copyable, mix
@@ -86,6 +87,13 @@ class Stack(nn.Module):
         self.layers: Any = nn.ModuleList(kind(config) for _ in range(count))
         self.position = RelativeBias(config, bidirectional=not decoder) if config.position == "relative" else None
         self.norm = nn.RMSNorm(config.d_model, config.norm_eps)
+        self.checkpointing = False  # while training, keep only the layers' inputs and compute the rest again
+
+    def run(self, layer: nn.Module, *args: Any) -> Any:
+        """A layer's output, through gradient checkpointing where that is on."""
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
 
 
 class MemoryTransformer(nn.Module):
@@ -96,18 +104,20 @@ class MemoryTransformer(nn.Module):
         self.encoder, self.decoder = Stack(config, decoder=False), Stack(config, decoder=True)
         self.dropout = nn.Dropout(config.dropout)
         self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
-        self.retriever = Retriever(config)
-        self.time, self.kind = nn.Embedding(config.memory.max_time, config.d_model), nn.Embedding(len(KINDS), config.d_model)
-        self.null = nn.Parameter(torch.zeros(config.d_model))
-        self.pointer = Pointer(config) if config.copy else None
+        self._build_memory()
         self.apply(self._initialise)
         for name, weight in self.named_parameters():
             if name.endswith(("o.weight", "down.weight")):
                 depth = config.n_decoder_layers if name.startswith("decoder") else config.n_encoder_layers
                 weight.data.div_(math.sqrt(2 * depth))
-        for table in (self.time, self.kind):
-            nn.init.normal_(table.weight, std=0.02)
-        nn.init.normal_(self.null, std=0.02)
+        self._initialise_tables()
+
+    def _build_memory(self) -> None:
+        config = self.config
+        self.retriever = Retriever(config)
+        self.time, self.kind = nn.Embedding(config.memory.max_time, config.d_model), nn.Embedding(len(KINDS), config.d_model)
+        self.null = nn.Parameter(torch.zeros(config.d_model))
+        self.pointer = Pointer(config) if config.copy else None
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -117,6 +127,31 @@ class MemoryTransformer(nn.Module):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5 if self.config.scale_embeddings else 1.0)
 
+    def _initialise_tables(self) -> None:
+        for table in (self.time, self.kind):
+            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.null, std=0.02)
+
+    def add_memory(self) -> None:
+        """New memory parameters beside pretrained weights: the output stays what it was (`memory.gate`).
+
+        Query and key begin as the identity: retrieval by the cosine of mean encoder states, which is better than chance.
+        """
+        self._build_memory()
+        for module in (self.retriever, self.pointer):
+            if module is not None:
+                module.apply(self._initialise)
+        nn.init.eye_(self.retriever.query.weight)
+        nn.init.eye_(self.retriever.key.weight)
+        self._initialise_tables()
+        for layer in self.decoder.layers:
+            layer.read.gate = nn.Parameter(torch.zeros(self.config.n_heads)) if self.config.memory.gate else None
+
+    def memory_parameters(self) -> set[str]:
+        """The names of the parameters that only reading memory has."""
+        mine = ("retriever.", "time.", "kind.", "null", "pointer.")
+        return {name for name, _ in self.named_parameters() if name.startswith(mine) or name.endswith(".read.gate")}
+
     def embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         return self.dropout(x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x)
@@ -124,11 +159,14 @@ class MemoryTransformer(nn.Module):
     def encode(self, tokens: Tensor) -> Tensor:
         """Ids [B, L] (0 pads) -> states [B, L, D]; inputs and entries alike, positions from 0."""
         bias = torch.zeros(tokens.shape, device=tokens.device).masked_fill(tokens == 0, MASKED)[:, None, None]
+        length = tokens.shape[1]
         if self.encoder.position is not None:
-            bias = bias + self.encoder.position(tokens.shape[1], tokens.shape[1])
+            bias = bias + self.encoder.position(length, length)
+        if self.config.encoder_window:
+            bias = bias + window_bias(length, self.config.encoder_window, tokens.device)
         x = self.embed(tokens)
         for layer in self.encoder.layers:
-            x = layer(x, bias)
+            x = self.encoder.run(layer, x, bias)
         return self.dropout(self.encoder.norm(x))
 
     def encode_texts(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -203,26 +241,25 @@ class MemoryTransformer(nn.Module):
             if not context.caches:
                 context.caches = [{} for _ in self.decoder.layers]
         x = self.embed(said)
-        bias = None
+        total = everything.shape[2]
+        bias = causal_bias(length, total, said.device) if length > 1 else None
         if self.decoder.position is not None:
-            total = everything.shape[2]
-            bias = self.decoder.position(length, total) + causal_bias(length, total, said.device)
+            position = self.decoder.position(length, total)
+            bias = position if bias is None else bias + position
         read_bias = (context.input_bias, packing.of_example(context.memory_bias))
         attentions = []
         for n, layer in enumerate(self.decoder.layers):
             cache = context.caches[n] if incremental else None
-            x, attention = layer(x, bias, {**context.layers[n], "bias": read_bias}, packing, cache)
+            x, attention = self.decoder.run(layer, x, bias, {**context.layers[n], "bias": read_bias}, packing, cache)
             attentions.append(attention)
         newest = [F.pad(everything, (back, 0))[..., everything.shape[2] - length : everything.shape[2]] for back in range(BACK)]
         return Decoded(self.dropout(self.decoder.norm(x)), attentions, torch.stack(newest, -1), packing)
 
     def vocab_logits(self, hidden: Tensor) -> Tensor:
         """[.., D] -> [.., V] in fp32."""
-        if self.head is not None:
-            return self.head(hidden).float()
-        return F.linear(
-            hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden, self.embedding.weight
-        ).float()
+        hidden = hidden * self.config.d_model**-0.5 if self.config.scale_logits else hidden
+        table = self.embedding if self.head is None else self.head
+        return F.linear(hidden, table.weight).float()
 
     def point(self, decoded: Decoded, context: Context) -> Pointed:
         assert self.pointer is not None

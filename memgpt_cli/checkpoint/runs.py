@@ -1,4 +1,4 @@
-"""Weights and training state on disk: safetensors plus JSON, written whole or not at all. Nothing is ever unpickled."""
+"""Runs on disk: models and training state as safetensors plus JSON, written whole or not at all. Nothing is unpickled."""
 
 import json
 import os
@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from memgpt_cli.checkpoint.weights import load_weights
 from memgpt_cli.config import Config, build, to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.files import replace_folder
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
+from memgpt_cli.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
@@ -89,7 +90,7 @@ def save_model(folder: Path, model: MemoryTransformer, tokenizer: Tokenizer, con
 
 def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
     """A model folder as `save_model` wrote it, in evaluation mode; raises CheckpointError with every tensor that is off."""
-    for name in (CONFIG, WEIGHTS, MODEL_FILE):
+    for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} holds no {name}: train a model first (memgpt train) or name a run with --run")
     try:
@@ -102,20 +103,6 @@ def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
     model = MemoryTransformer(config.model)
     load_weights(model, weights, folder)
     return model.eval(), Tokenizer.load(folder), config
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: object) -> None:
-    """Copies weights into a model; raises CheckpointError listing missing, unexpected and misshapen tensors."""
-    own = model.state_dict()
-    problems = [f"missing {name}" for name in own if name not in weights]
-    problems += [f"unexpected {name}" for name in weights if name not in own]
-    for name in own.keys() & weights.keys():
-        if own[name].shape != weights[name].shape:
-            problems.append(f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}")
-    if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"{where} does not fit this model: {shown}")
-    model.load_state_dict(weights)
 
 
 def fingerprint(folder: Path) -> str:

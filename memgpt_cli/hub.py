@@ -1,0 +1,99 @@
+"""Folders of pretrained models: a local one, one in the hub's cache, or one that is downloaded because it was asked for.
+
+What is in the cache is used without asking the network. Downloads show a progress bar, and go on where a broken
+connection left them. Credentials are huggingface_hub's own ($HF_TOKEN or `hf auth login`); they are never printed.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from memgpt_cli.errors import CheckpointError
+
+DESCRIPTIONS = ["*.json", "spiece.model", "tokenizer.model"]
+WEIGHTS, OLD_WEIGHTS = ["model*.safetensors"], ["pytorch_model*.bin"]
+_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can only be a repository on the hub: `owner/name`, and no such folder."""
+    return bool(_ID.fullmatch(name)) and not Path(name).expanduser().exists()
+
+
+def fetch(name: str, revision: str = "", weights: bool = True) -> Path:
+    """The folder that holds a pretrained model.
+
+    Args:
+        name: a folder in Hugging Face format, or a repository on the hub, such as `google/flan-t5-base`.
+        revision: branch, tag or commit on the hub; `main` where empty.
+        weights: False fetches configuration and tokenizer only.
+
+    Raises CheckpointError in words: no such folder or repository, a gated one, no network, offline mode, a full disk.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_id(name):
+        raise CheckpointError(f"there is no folder '{name}': expected a folder in Hugging Face format or a hub id such as google/flan-t5-base")
+    patterns = DESCRIPTIONS + (WEIGHTS if weights else [])
+    found = _cached(name, revision, patterns) or _download(name, revision, patterns)
+    if weights and not any(found.glob(WEIGHTS[0])):
+        found = _cached(name, revision, patterns + OLD_WEIGHTS) or found
+        if not any(found.glob(OLD_WEIGHTS[0])):
+            found = _download(name, revision, patterns + OLD_WEIGHTS)
+    return found
+
+
+def _cached(name: str, revision: str, patterns: list[str]) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _download(name: str, revision: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    bars_were_off = are_progress_bars_disabled()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+        print(f"downloading {name} from the hub", file=sys.stderr)
+    page = f"https://huggingface.co/{name}"
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise CheckpointError(
+            f"{name} is gated: accept its conditions at {page}, then set HF_TOKEN (or type hf auth login) and try again"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{name} has no revision '{revision}': see {page}/commits/main") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no folder '{name}', and no repository of this name on the hub that you may read: check the name at {page}; for a private one set HF_TOKEN"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
+            raise CheckpointError(f"{name} is not in the local cache, and HF_HUB_OFFLINE forbids to download it: unset it, or name a local folder") from error
+        raise CheckpointError(f"{name} is not in the local cache, and the hub cannot be reached ({_first_line(error)}): try again online, or name a local folder") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name} could not be downloaded: {_first_line(error)}. What has arrived is kept; the same command goes on") from error
+    finally:
+        if not bars_were_off:
+            enable_progress_bars()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error.__cause__ or error).strip().split("\n")[0]
