@@ -43,7 +43,11 @@ class CleanConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    path: str = ""  # a tokenizer.model to use; trained from the data where empty
+    path: str = ""  # a file, folder or hub id to use; that of model.init_from, else trained from the data, where empty
+    revision: str = ""  # of the hub's repository
+    add: tuple[
+        str, ...
+    ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
     vocab_size: int = 1000
     sample_mb: int = 20  # text of the training split it is trained on, at most
 
@@ -114,7 +118,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    optimizer: str = "adamw"  # adamw | adamw8bit (states in 8 bits, on CUDA) | adafactor
     lr: float = 2e-3
+    memory_lr: float = 0.0  # of the parameters that read memory, new beside pretrained weights; lr where 0
+    trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = ("q", "v")  # of every attention: q, k, v, o; of every feed-forward: gate, up, down
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
     weight_decay: float = 0.01
@@ -129,6 +139,11 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _choice("optim.schedule", self.schedule, "cosine", "constant", "rsqrt")
+        _choice("optim.optimizer", self.optimizer, "adamw", "adamw8bit", "adafactor")
+        _choice("optim.trainable", self.trainable, "all", "memory", "decoder", "lora")
+        for target in self.lora_targets:
+            _choice("optim.lora_targets", target, "q", "k", "v", "o", "gate", "up", "down")
+        _at_least("optim.lora_rank", self.lora_rank, 1)
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,7 @@ class TrainerConfig:
     max_steps: int = 3000
     max_minutes: float = 0.0  # 0 sets no limit
     batch_tokens: int = 16000
+    gradient_checkpointing: bool = False  # keep only the layers' inputs: less memory, a third more time
     val_every: int = 250
     val_batches: int = 20
     patience: int = 0  # validations without a better score before training stops; 0 never stops early
@@ -238,6 +254,7 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = _pretrained_presets(overrides)
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
@@ -251,7 +268,32 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides, config_dir)) from error
     config: Config = build(Config, values)
-    return config
+    return _with_pretrained_tokenizer(config)
+
+
+_LOADING = ("init_from", "revision", "init_parts", "memory", "dropout", "copy")  # what init_from leaves to ModelConfig
+
+
+def _pretrained_presets(overrides: list[str]) -> list[str]:
+    """`model.init_from=…` brings the presets that fit it, where no others are named; its shape cannot be overridden."""
+    named = {o.lstrip("+").partition("=")[0] for o in overrides}
+    if "model.init_from" not in named or "model.init_from=" in overrides:
+        return overrides
+    shape = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LOADING and f"model.{f.name}" in named]
+    if shape:
+        raise ConfigError(f"model.{shape[0]} comes from the checkpoint that model.init_from names: leave it out")
+    presets = {"model": "pretrained", "optim": "finetune"}
+    return [f"{group}={name}" for group, name in presets.items() if group not in named] + overrides
+
+
+def _with_pretrained_tokenizer(config: Config) -> Config:
+    """Data for a pretrained model is cut by that model's tokenizer, and has a name of its own for it."""
+    model, data = config.model, config.data
+    if not model.init_from or data.tokenizer.path:
+        return config
+    tokenizer = dataclasses.replace(data.tokenizer, path=model.init_from, revision=model.revision)
+    slug = re.sub(r"[^\w.-]+", "-", Path(model.init_from).name).strip("-")
+    return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=tokenizer, name=f"{data.name}-{slug}"))
 
 
 def override(base: Config, command: str, overrides: list[str], config_dir: Path | None = None) -> Config:

@@ -35,7 +35,9 @@ def fetch(name: str, revision: str = "", weights: bool = True) -> Path:
     if folder.is_dir():
         return folder
     if not is_hub_id(name):
-        raise CheckpointError(f"there is no folder '{name}': expected a folder in Hugging Face format or a hub id such as google/flan-t5-base")
+        raise CheckpointError(
+            f"there is no folder '{name}': expected a folder in Hugging Face format or a hub id such as google/flan-t5-base"
+        )
     patterns = DESCRIPTIONS + (WEIGHTS if weights else [])
     found = _cached(name, revision, patterns) or _download(name, revision, patterns)
     if weights and not any(found.glob(WEIGHTS[0])):
@@ -86,10 +88,16 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE"):
-            raise CheckpointError(f"{name} is not in the local cache, and HF_HUB_OFFLINE forbids to download it: unset it, or name a local folder") from error
-        raise CheckpointError(f"{name} is not in the local cache, and the hub cannot be reached ({_first_line(error)}): try again online, or name a local folder") from error
+            raise CheckpointError(
+                f"{name} is not in the local cache, and HF_HUB_OFFLINE forbids to download it: unset it, or name a local folder"
+            ) from error
+        raise CheckpointError(
+            f"{name} is not in the local cache, and the hub cannot be reached ({_first_line(error)}): try again online, or name a local folder"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{name} could not be downloaded: {_first_line(error)}. What has arrived is kept; the same command goes on") from error
+        raise CheckpointError(
+            f"{name} could not be downloaded: {_first_line(error)}. What has arrived is kept; the same command goes on"
+        ) from error
     finally:
         if not bars_were_off:
             enable_progress_bars()

@@ -100,6 +100,48 @@ def tiny_config(facts_data: tuple[Path, DataConfig]) -> Config:
 
 
 @pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Flan-T5-shaped model with its tokenizer, as the hub's repositories hold one."""
+    transformers = pytest.importorskip("transformers", reason="memgpt-cli[hf] is not installed")
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("hub") / "tiny-flan-t5"
+    folder.mkdir()
+    texts = [sentence(n, 12) for n in range(60)] + [f"{n} | lives in: city {n}?" for n in range(300)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=200,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    (folder / "spiece.vocab").unlink()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, tokenizer_type="t5")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(5)
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer) + 4,
+        d_model=24,
+        d_kv=10,
+        d_ff=36,
+        num_heads=3,
+        num_layers=2,
+        num_decoder_layers=2,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    model = transformers.T5ForConditionalGeneration(config)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(config.vocab_size, 24) * 0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def full_data() -> Path:
     """The full public data sets, where MEMGPT_TEST_DATA names their folder."""
     folder = os.environ.get("MEMGPT_TEST_DATA", "")

@@ -19,10 +19,10 @@ from memgpt_cli.model.transformer import plain_batch  # noqa: E402
 
 from conftest import make_episode  # noqa: E402  # isort: skip
 
-SHAPE = dict(  # odd on purpose: heads times their width is not d_model, the stacks differ in depth
-    vocab_size=71, d_model=24, d_kv=10, d_ff=36, num_heads=3, num_layers=2, num_decoder_layers=3,
-    relative_attention_num_buckets=12, relative_attention_max_distance=20, dropout_rate=0.1, decoder_start_token_id=0,
-)  # fmt: skip
+SHAPE = {  # odd on purpose: heads times their width is not d_model, the stacks differ in depth
+    "vocab_size": 71, "d_model": 24, "d_kv": 10, "d_ff": 36, "num_heads": 3, "num_layers": 2, "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 12, "relative_attention_max_distance": 20, "dropout_rate": 0.1, "decoder_start_token_id": 0,
+}  # fmt: skip
 FAMILIES = {  # class prefix, settings, whether head and embedding differ
     "t5": ("T5", {}, False),
     "t5-v1.1": ("T5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}, True),
@@ -120,7 +120,13 @@ def test_generated_tokens_are_theirs(pair, beams):
     theirs, ours, _ = pair
     inputs, _ = texts(4)
     said = theirs.generate(  # without a cache, since theirs has as many layers as the encoder
-        inputs, attention_mask=(inputs != 0).long(), num_beams=beams, do_sample=False, max_new_tokens=12, use_cache=False, suppress_tokens=[0]
+        inputs,
+        attention_mask=(inputs != 0).long(),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=12,
+        use_cache=False,
+        suppress_tokens=[0],
     )
     batch = plain_batch(inputs, torch.ones(3, 1, dtype=torch.long))
     mine = generate(ours, batch, GenerateConfig(beams=beams, **SENSIBLE)).ids
@@ -174,3 +180,114 @@ def test_gradient_checkpointing_changes_no_gradient(pair):
     ours.eval()
     ours.encoder.checkpointing = ours.decoder.checkpointing = False
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    theirs = make_theirs("t5-v1.1")
+    folder = tmp_path_factory.mktemp("plain")
+    theirs.save_pretrained(folder)
+    return theirs, folder
+
+
+def copy_of(folder, into, without=()):
+    import shutil
+
+    for path in folder.iterdir():
+        if path.name not in without:
+            shutil.copy(path, into)
+    return into
+
+
+def test_shards_and_old_formats_are_read(plain, tmp_path):
+    theirs, folder = plain
+    inputs, targets = texts()
+    expected = load_pretrained(folder)(inputs, targets)
+    sharded = tmp_path / "sharded"
+    theirs.save_pretrained(sharded, max_shard_size="20KB")
+    assert len(list(sharded.glob("model-*.safetensors"))) > 3
+    assert torch.equal(load_pretrained(sharded)(inputs, targets), expected)
+    (tmp_path / "old").mkdir()
+    old = copy_of(folder, tmp_path / "old", ("model.safetensors",))
+    torch.save(theirs.state_dict(), old / "pytorch_model.bin")
+    assert torch.equal(load_pretrained(old)(inputs, targets), expected)
+    next(iter(sorted(sharded.glob("model-*.safetensors")))).unlink()
+    with pytest.raises(CheckpointError, match=r"1 of the \d+ shards .* are missing"):
+        load_pretrained(sharded)
+
+
+class Hostile:
+    def __reduce__(self):
+        return (print, ("code ran while loading weights",))
+
+
+def test_code_in_a_weights_file_never_runs(plain, tmp_path, capsys):
+    folder = copy_of(plain[1], tmp_path, ("model.safetensors",))
+    torch.save({"shared.weight": Hostile()}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be read as tensors"):
+        load_pretrained(folder)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_an_encoder_alone_can_be_loaded(plain, tmp_path):
+    theirs, folder = plain
+    transformers.T5EncoderModel.from_pretrained(folder).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"missing decoder.*; and \d+ more.*model.init_parts=encoder"):
+        load_pretrained(tmp_path)
+    for source in (tmp_path, folder):  # of a whole model the decoder is left
+        model = load_pretrained(source, replace(PRETRAINED, init_parts="encoder"))
+        inputs, targets = texts()
+        close(model.encode(inputs)[0], theirs.encoder(inputs[:1]).last_hidden_state[0])
+        assert not torch.equal(
+            model.decoder.layers[0].attention.q.weight, theirs.decoder.block[0].layer[0].SelfAttention.q.weight
+        )
+        assert model(inputs, targets).isfinite().all()
+
+
+def test_everything_that_does_not_fit_is_named(plain, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_of(plain[1], tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("encoder.final_layer_norm.weight")
+    weights["encoder.block.0.layer.0.SelfAttention.q.bias"] = torch.zeros(30)
+    weights["decoder.block.1.layer.2.DenseReluDense.wo.weight"] = torch.zeros(2, 2)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_pretrained(folder)
+    said = str(caught.value)
+    assert "missing encoder.final_layer_norm.weight" in said
+    assert "unexpected encoder.block.0.layer.0.SelfAttention.q.bias" in said
+    assert "decoder.block.1.layer.2.DenseReluDense.wo.weight is [2, 2], expected [24, 36]" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model_type": "bart"}, "'bart' model, expected one of the T5 family"),
+        ({"model_type": "t5gemma"}, "soft-capped logits"),
+        ({"model_type": "longt5", "encoder_attention_type": "transient-global"}, "summary token for every 16 inputs"),
+        ({"feed_forward_proj": "gated-tanh"}, "feed_forward_proj 'gated-tanh'"),
+        ({"decoder_start_token_id": 2}, "decoder_start_token_id 2, expected 0"),
+    ],
+)
+def test_what_is_not_supported_says_why(plain, tmp_path, change, reason):
+    folder = copy_of(plain[1], tmp_path)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | change))
+    with pytest.raises(CheckpointError, match=reason):
+        load_pretrained(folder)
+
+
+def test_new_tokens_get_average_rows_and_old_logits_stay(plain):
+    _, folder = plain
+    inputs, targets = texts()
+    before = load_pretrained(folder)(inputs, targets)
+    model = load_pretrained(folder, replace(PRETRAINED, vocab_size=75))
+    assert model.config.vocab_size == 75
+    after = model(inputs, targets)
+    assert after.shape[-1] == 75
+    assert torch.equal(after[..., :71], before)
+    close(after[..., 73], before.mean(-1))
+    extend_vocabulary(model, 80)
+    assert model(inputs, targets).shape[-1] == 80

@@ -30,13 +30,19 @@ def shape_of(description: dict[str, Any], where: object) -> dict[str, Any]:
     """The settings of ModelConfig that a `config.json` of the family fixes; raises CheckpointError for what does not fit."""
     family = description.get("model_type")
     if family in _NOT_YET:
-        raise CheckpointError(f"{where} is a {family}: not supported, since it has {_NOT_YET[family]}. Supported: {', '.join(FAMILIES)}")
+        raise CheckpointError(
+            f"{where} is a {family}: not supported, since it has {_NOT_YET[family]}. Supported: {', '.join(FAMILIES)}"
+        )
     if family not in FAMILIES:
         raise CheckpointError(f"{where} is a '{family}' model, expected one of the T5 family: {', '.join(FAMILIES)}")
     if family == "longt5" and description.get("encoder_attention_type", "local") != "local":
         raise CheckpointError(f"{where} is a LongT5 that is not supported: {_WHY_NOT_GLOBAL}. LongT5 with local attention is")
     ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-    off = [f"{name} {description[name]}, expected {value}" for name, value in ids.items() if description.get(name, value) not in (value, None)]
+    off = [
+        f"{name} {description[name]}, expected {value}"
+        for name, value in ids.items()
+        if description.get(name, value) not in (value, None)
+    ]
     if off:
         raise CheckpointError(f"{where} has {'; '.join(off)}")
     projection = description.get("feed_forward_proj", "gated-gelu" if family in ("mt5", "umt5") else "relu")
@@ -44,7 +50,9 @@ def shape_of(description: dict[str, Any], where: object) -> dict[str, Any]:
     # "gated-gelu" is the approximation that T5 v1.1 was trained with, "gelu" alone is not
     activation = "gelu_new" if projection == "gated-gelu" else projection.removeprefix("gated-")
     if activation not in _ACTIVATIONS:
-        raise CheckpointError(f"{where} has feed_forward_proj '{projection}', expected one of {', '.join(_ACTIVATIONS)}, gated or not")
+        raise CheckpointError(
+            f"{where} has feed_forward_proj '{projection}', expected one of {', '.join(_ACTIVATIONS)}, gated or not"
+        )
     try:
         return {
             "vocab_size": description["vocab_size"],

@@ -46,9 +46,10 @@ def load_pretrained(
     config = with_shape(replace(config, init_from=name, memory=read), shape, tied)
     with torch.device("meta"):  # the pretrained part is never given random values first
         model = MemoryTransformer(replace(config, vocab_size=shape["vocab_size"]))
+    names = weight_names(model.config, decoder)
     weights = {k: v.to(dtype) for k, v in rename(weights, model.config, decoder).items()}
-    own = {k: v for k, v in model.state_dict().items() if k in weight_names(model.config, decoder)}
-    if problems := mismatches(own, weights):
+    own = {names[k]: v for k, v in model.state_dict().items() if k in names}
+    if problems := mismatches(own, {names.get(k, k): v for k, v in weights.items()}):
         hint = ""
         if decoder and not any(k.startswith("decoder.") for k in weights):
             hint = ". It holds an encoder alone: add model.init_parts=encoder"

@@ -74,15 +74,15 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return {key: _unpack(v, tensors) for key, v in value.items()}
 
 
-def save_model(folder: Path, model: MemoryTransformer, tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:
-    """A model folder: weights, the run's whole configuration, the tokenizer; atomic."""
+def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:
+    """A model folder: weights, the run's whole configuration (its `model` the shape of these weights), the tokenizer; atomic."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    weights = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    weights = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     save_file(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
-    described = to_dict(config) | {"model": to_dict(model.config), "notes": notes, "tokenizer": tokenizer.fingerprint}
+    described = to_dict(config) | {"notes": notes, "tokenizer": tokenizer.fingerprint}
     (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1))
     tokenizer.save(partial)
     replace_folder(partial, folder)

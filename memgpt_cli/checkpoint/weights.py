@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -35,7 +34,9 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Tensor]:
     names = sorted(set(place.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
-        raise CheckpointError(f"{len(absent)} of the {len(names)} shards that {index.name} names are missing in {folder}: {', '.join(absent[:4])}")
+        raise CheckpointError(
+            f"{len(absent)} of the {len(names)} shards that {index.name} names are missing in {folder}: {', '.join(absent[:4])}"
+        )
     if any(Path(name).name != name for name in names):
         raise CheckpointError(f"{index} names files outside its folder")
     tensors: dict[str, Tensor] = {}

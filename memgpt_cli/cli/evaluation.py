@@ -82,7 +82,7 @@ def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
     from memgpt_cli.data.dataset import MANIFEST, read_manifest
     from memgpt_cli.data.preprocess import is_current, preprocess
     from memgpt_cli.errors import UsageError
-    from memgpt_cli.tokenizer import MODEL_FILE, Tokenizer
+    from memgpt_cli.tokenizer import Tokenizer
 
     split, data = config.eval.split, config.data
     if files:
@@ -94,8 +94,8 @@ def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
     own = Tokenizer.load(run / "model").fingerprint
     there = not files and (folder / MANIFEST).is_file() and is_current(data, DATA_ROOT)
     if not there or read_manifest(folder)["tokenizer"]["fingerprint"] != own:
-        model_file = str((run / "model" / MODEL_FILE).resolve())
-        data = replace(data, tokenizer=replace(data.tokenizer, path=model_file), name=f"{data.name}-{own[:8]}")
+        own_folder = str((run / "model").resolve())
+        data = replace(data, tokenizer=replace(data.tokenizer, path=own_folder, add=()), name=f"{data.name}-{own[:8]}")
         with progress("preprocessing") as report:
             folder = preprocess(data, DATA_ROOT, report).folder
     if not (folder / split).is_dir():

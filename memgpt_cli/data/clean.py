@@ -81,9 +81,9 @@ class Limiter:
         self.config, self.tokenizer, self.counts = config, tokenizer, counts
 
     def _length(self, text: str, limit: int) -> int:
-        """Tokens of the text; where its bytes already fit the limit, their number, which bounds them."""
+        """Tokens of the text; where its bytes fit the limit and bound them (a normalising tokenizer may make more), their number."""
         size = len(text.encode()) + 1
-        return size if size <= limit else len(self.tokenizer.encode(text))
+        return size if size <= limit and self.tokenizer.lossless else len(self.tokenizer.encode(text))
 
     def __call__(self, episode: Episode) -> Episode | None:
         """The episode within its limits, or None where every example was dropped; raises DataError for on_long_*=stop."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from memgpt_cli import hub
 from memgpt_cli.config import DataConfig
 from memgpt_cli.data.augment import Renamer, values_of
 from memgpt_cli.data.clean import Cleaner, Limiter
@@ -22,7 +23,7 @@ from memgpt_cli.data.sources import Where, files_of, find_source, make_options
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.files import replace_folder
 from memgpt_cli.schema import Episode
-from memgpt_cli.tokenizer import Tokenizer, train_tokenizer
+from memgpt_cli.tokenizer import UNK, Tokenizer, train_tokenizer
 
 SPLITS = ("train", "valid", "test")
 REJECTS = "rejects.jsonl"
@@ -99,10 +100,21 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
     """The files of each split, the hash of everything that is read, and the key of what will come of it."""
     source = find_source(config.source)
     files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
-    given = [Path(config.tokenizer.path)] if config.tokenizer.path else []
     extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
-    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *given, *extra]}
+    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *extra]}
+    if config.tokenizer.path:
+        hashes["tokenizer"] = given_tokenizer(config).fingerprint
     return files, hashes, _key(config, hashes)
+
+
+def given_tokenizer(config: DataConfig) -> Tokenizer:
+    """The tokenizer that `data.tokenizer.path` names, with the tokens to add; raises CheckpointError, ConfigError."""
+    from memgpt_cli.tokenizer.pretrained import add_tokens
+
+    path = Path(config.tokenizer.path).expanduser()
+    tokenizer = Tokenizer.load(path if path.is_file() else hub.fetch(str(path), config.tokenizer.revision, weights=False))
+    add_tokens(tokenizer, config.tokenizer.add)
+    return tokenizer
 
 
 def is_current(config: DataConfig, root: Path) -> bool:
@@ -153,7 +165,7 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         staged[split] = episodes
     _hold_out(config, staged, changes)
     train = staged.get("train") or next(iter(staged.values()))
-    tokenizer = Tokenizer.load(Path(config.tokenizer.path)) if config.tokenizer.path else _train(config, train, report)
+    tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, report)
     tokenizer.save(folder)
     statistics = {}
     for split, episodes in staged.items():
@@ -165,7 +177,9 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         writer = EpisodeWriter(folder / split)
         for episode in _progress(episodes, report, f"writing {split}"):
             if limited := limiter(episode):
-                writer.write(encode_row(limited, tokenizer))
+                row = encode_row(limited, tokenizer)
+                _count_losses(row, tokenizer, changes[split])
+                writer.write(row)
         writer.close()
         statistics[split] = measure(folder / split) | {"changes": {k: v for k, v in sorted(changes[split].items()) if v}}
     return {
@@ -177,6 +191,19 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         "values": values_of(train, config.augment.rename.relations),
         "statistics": statistics,
     }
+
+
+def _count_losses(row: dict[str, Any], tokenizer: Tokenizer, counts: Counter[str]) -> None:
+    """What a pretrained tokenizer does not give back: characters it does not know, and white space it joins."""
+    if tokenizer.lossless:
+        return
+    for what in ("entry", "input", "target"):
+        texts = row["entries" if what == "entry" else f"{what}s"]
+        for text, ids in zip(texts, row[f"{what}_ids"], strict=True):
+            if UNK in ids:
+                counts[f"{what} texts with characters the tokenizer does not know"] += 1
+            elif tokenizer.decode(ids) != text:
+                counts[f"{what} texts whose white space or characters the tokenizer normalises"] += 1
 
 
 def _splits(config: DataConfig, files: dict[str, list[Path]]) -> list[str]:

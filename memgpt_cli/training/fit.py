@@ -15,13 +15,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-from memgpt_cli.checkpoint import save_model
+from memgpt_cli import hub
+from memgpt_cli.checkpoint import load_pretrained, save_model
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.batching import TrainStream, collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
 from memgpt_cli.errors import TrainingStopped, UsageError
 from memgpt_cli.model import Batch, MemoryTransformer
+from memgpt_cli.schema import ModelConfig
 from memgpt_cli.tokenizer import Tokenizer
 from memgpt_cli.training.callbacks import (
     CHECKPOINTS,
@@ -34,6 +36,7 @@ from memgpt_cli.training.callbacks import (
 )  # fmt: skip
 from memgpt_cli.training.hardware import check_devices, tune_cpu
 from memgpt_cli.training.module import MemoryModule
+from memgpt_cli.training.trainable import choose_trainable, merged_weights, save_adapter
 
 SETTINGS = "config.json"
 
@@ -88,8 +91,25 @@ class EpisodeData(L.LightningDataModule):
 
 
 def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
+    """A new model, or a pretrained one with memory beside it; what is trained of it is chosen by `optim.trainable`."""
     torch.manual_seed(config.seed)
-    return MemoryTransformer(replace(config.model, vocab_size=len(tokenizer)))
+    shape = replace(config.model, vocab_size=len(tokenizer))
+    if config.model.init_from:
+        _check_same_pieces(config.model, tokenizer)
+        model = load_pretrained(config.model.init_from, shape).train()
+    else:
+        model = MemoryTransformer(shape)
+    model.encoder.checkpointing = model.decoder.checkpointing = config.trainer.gradient_checkpointing
+    return choose_trainable(model, config.optim)
+
+
+def _check_same_pieces(model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raises UsageError where the data was cut by another tokenizer than the pretrained weights know."""
+    own = Tokenizer.load(hub.fetch(model.init_from, model.revision, weights=False))
+    if any(own.piece(i) != tokenizer.piece(i) for i in range(0, len(own), max(1, len(own) // 500))):
+        raise UsageError(
+            f"the data was cut by another tokenizer than {model.init_from} was trained with: leave data.tokenizer.path empty"
+        )
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> list[str]:
@@ -135,6 +155,8 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     Raises UsageError for devices that are not there, TrainingStopped after Ctrl-C (the state is saved).
     """
     check_devices(config.trainer)
+    if config.model.init_from and config.trainer.precision == "16-mixed":
+        raise UsageError("T5's activations overflow in trainer.precision=16-mixed: type bf16-mixed or 32-true")
     tune_cpu(config.trainer)
     _quiet()
     data = EpisodeData(data_folder, config)
@@ -142,10 +164,16 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     model = make_model(config, data.tokenizer)
     module = MemoryModule(model, config)
     settings = config.trainer
+    origin = {}
+    if config.model.init_from:  # the hub's cache names a snapshot after its commit
+        origin["init_from"] = hub.fetch(config.model.init_from, config.model.revision, weights=False).resolve().name
 
     def save_best(trained: MemoryModule, scores: dict[str, Any]) -> None:
-        notes = {**scores, "data": str(data_folder)}
-        save_model(run / "model", trained.best_guess, data.tokenizer, replace(config, model=model.config), notes)
+        notes = {**scores, "data": str(data_folder), **origin}
+        best = trained.best_guess
+        save_model(run / "model", merged_weights(best), data.tokenizer, replace(config, model=model.config), notes)
+        if config.optim.trainable == "lora":
+            save_adapter(best, config.optim, run / "adapter")
 
     keep = KeepCheckpoints(run, settings.checkpoint_every, settings.keep_checkpoints, save_best)
     trainer = L.Trainer(
@@ -170,9 +198,11 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     )
     if trainer.is_global_zero:
         size = sum(p.numel() for p in model.parameters())
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        partly = f" ({trained / 1e6:.2f} M of them trained)" if trained < size else ""
         at = f"resumed at step {int(resumed.name[5:])}" if resumed else "from the beginning"
         console.print(
-            f"training {run.name}: {size / 1e6:.2f} M parameters, {data.manifest['statistics']['train']['examples']:,} examples, {at}"
+            f"training {run.name}: {size / 1e6:.2f} M parameters{partly}, {data.manifest['statistics']['train']['examples']:,} examples, {at}"
         )
     if resumed and int(resumed.name[5:]) >= settings.max_steps:
         console.print(

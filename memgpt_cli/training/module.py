@@ -12,6 +12,7 @@ from memgpt_cli.config import Config
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.model.retrieval import Choice
 from memgpt_cli.training.losses import training_sums
+from memgpt_cli.training.trainable import make_optimizer
 
 
 def learning_rate(step: int, config: Config) -> float:
@@ -106,10 +107,6 @@ class MemoryModule(L.LightningModule):
         self.log_dict({"val/loss": loss.float(), "val/exact": exact.float()}, rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
-        optim = self.config.optim
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
+        optimizer = make_optimizer(self.model, self.config.optim)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,6 +1,6 @@
 """Lossless SentencePiece tokenisation: `decode(encode(text)) == text` for any text that UTF-8 can hold.
 
-Ids follow T5: 0 pads and starts a target, 1 ends a text, 2 is unknown (never produced: bytes stand in).
+The unknown id is never produced: bytes stand in.
 """
 
 import hashlib
@@ -11,18 +11,20 @@ from pathlib import Path
 import sentencepiece
 
 from memgpt_cli.errors import CheckpointError, ConfigError
+from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
 
-PAD, EOS, UNK = 0, 1, 2
 MODEL_FILE = "tokenizer.model"
 _SPACE = "\u2581"  # SentencePiece writes a space so; in the text itself it is spelled out in bytes
 
 
-class Tokenizer:
+class LosslessTokenizer(Tokenizer):
     """A SentencePiece model with byte fallback.
 
     Every text is encoded after one space of our own, so that a word is cut alike wherever it stands: a name
     in a question and in a fact are the same ids, and can be copied.
     """
+
+    lossless = True
 
     def __init__(self, model: bytes) -> None:
         self.model = model
@@ -43,12 +45,7 @@ class Tokenizer:
     def fingerprint(self) -> str:
         return hashlib.sha256(self.model).hexdigest()[:16]
 
-    def encode(self, text: str) -> list[int]:
-        """Ids without a closing EOS."""
-        return self.encode_all([text])[0]
-
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts; one call is several times faster than many."""
         plain: list[list[int]] = self._pieces.encode([" " + text for text in texts])
         for n, text in enumerate(texts):
             if _SPACE in text:
@@ -73,19 +70,19 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         (folder / MODEL_FILE).write_bytes(self.model)
 
-    @classmethod
-    def load(cls, path: Path) -> "Tokenizer":
+    @staticmethod
+    def load(path: Path) -> "LosslessTokenizer":
         """Reads `path`, a model file or a folder that holds one; raises CheckpointError."""
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.is_file():
             raise CheckpointError(f"no tokenizer at {file}")
         try:
-            return cls(file.read_bytes())
+            return LosslessTokenizer(file.read_bytes())
         except (RuntimeError, OSError) as error:
             raise CheckpointError(f"{file} is not a SentencePiece model: {error}") from error
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> LosslessTokenizer:
     """A unigram model with byte fallback and identity normalisation, trained on `texts`.
 
     The vocabulary is made smaller where the text cannot fill it. Raises ConfigError for a size that
@@ -120,4 +117,4 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> Tok
         )
     except RuntimeError as error:
         raise ConfigError(f"no tokenizer of {vocab_size} pieces can be trained from this text: {error}") from error
-    return Tokenizer(sink.getvalue())
+    return LosslessTokenizer(sink.getvalue())
