@@ -103,5 +103,31 @@ def _download(name: str, revision: str, patterns: list[str]) -> Path:
             enable_progress_bars()
 
 
+def push(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads a folder as a model repository, made if it is not there; returns its address.
+
+    Raises CheckpointError in words: no credentials, no right to write there, no network.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        api = HfApi()
+        made = api.create_repo(repository, private=private, exist_ok=True)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Exported by memgpt")
+        return str(made)
+    except OfflineModeIsEnabled as error:
+        raise CheckpointError("HF_HUB_OFFLINE forbids to upload: unset it") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        if status in (401, 403):
+            raise CheckpointError(
+                f"the hub does not let you write to {repository} ({status}): set HF_TOKEN to a token with write access, or type hf auth login"
+            ) from error
+        raise CheckpointError(f"{repository} could not be uploaded: {_first_line(error)}; {folder} is whole") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{repository} could not be uploaded: {_first_line(error)}; {folder} is whole") from error
+
+
 def _first_line(error: BaseException) -> str:
     return str(error.__cause__ or error).strip().split("\n")[0]

@@ -6,12 +6,12 @@ import sys
 from memgpt_cli.cli.app import app
 from memgpt_cli.errors import MemgptError
 
-ORDER = ("preprocess", "train", "eval", "generate", "chat", "config", "runs", "doctor")
+ORDER = ("preprocess", "train", "eval", "generate", "chat", "export", "config", "runs", "doctor")
 
 
 def load_commands() -> None:
     """Adds the commands to the application, in the order `--help` lists them."""
-    for name in ("pipeline", "evaluation", "talking", "inspection"):
+    for name in ("pipeline", "evaluation", "talking", "exporting", "inspection"):
         importlib.import_module(f"memgpt_cli.cli.{name}")
     app.registered_commands.sort(key=lambda c: ORDER.index(c.name or c.callback.__name__ if c.callback else ""))
 

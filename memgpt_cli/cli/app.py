@@ -76,7 +76,8 @@ def data_folder(config: "Config", quiet: bool = False) -> Path:
 
 
 def run_name(config: "Config") -> str:
-    return config.run or f"{config.data.name}-{config.preset}"
+    """Data and model; data cut for a pretrained model is named after both already."""
+    return config.run or (config.data.name if config.model.init_from else f"{config.data.name}-{config.preset}")
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def _from_files(file: Path, folder: Path) -> "PretrainedTokenizer":
     except Exception as error:  # the library raises bare Exceptions
         raise CheckpointError(f"{file} is no tokenizer: {error}") from error
     pipeline.no_padding(), pipeline.no_truncation()
-    return PretrainedTokenizer(pipeline, described)
+    spiece = folder / SPIECE_FILE
+    return PretrainedTokenizer(pipeline, described, spiece.read_bytes() if spiece.is_file() else b"")
 
 
 def _from_spiece(file: Path, described: dict[str, Any]) -> Any:
@@ -94,11 +95,35 @@ def _from_spiece(file: Path, described: dict[str, Any]) -> Any:
     return pipeline
 
 
+def from_lossless(tokenizer: LosslessTokenizer) -> "PretrainedTokenizer":
+    """One of our own tokenizers as a pipeline of the `tokenizers` library, so that others can read it.
+
+    A literal U+2581 in a text is the one thing it does not keep: the library takes it for a space.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    library = _library()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+    proto.ParseFromString(tokenizer.model)
+    pieces = [(p.piece, p.score) for p in proto.pieces]
+    pipeline = library.Tokenizer(library.models.Unigram(pieces, unk_id=UNK, byte_fallback=True))
+    normalizers, decoders = library.normalizers, library.decoders
+    pipeline.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    pipeline.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    pipeline.add_special_tokens([library.AddedToken(token, normalized=False) for token in ("<pad>", "</s>", "<unk>")])
+    template = {"single": ["$A", "</s>"], "pair": ["$A", "</s>", "$B", "</s>"], "special_tokens": [("</s>", EOS)]}
+    pipeline.post_processor = library.processors.TemplateProcessing(**template)
+    return PretrainedTokenizer(pipeline, {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
 class PretrainedTokenizer(Tokenizer):
     """A pipeline of the `tokenizers` library. Not lossless: T5's maps characters, joins white space and knows no emoji."""
 
-    def __init__(self, pipeline: Any, described: dict[str, Any]) -> None:
+    def __init__(self, pipeline: Any, described: dict[str, Any], spiece: bytes = b"") -> None:
         self.pipeline, self.described, self._fingerprint = pipeline, described, ""
+        self._spiece = spiece  # handed on for the tools that read nothing else
         found = tuple(self.pipeline.token_to_id(token) for token in ("<pad>", "</s>"))
         if found != (PAD, EOS):
             raise CheckpointError(f"this tokenizer has <pad>, </s> = {found}, expected {(PAD, EOS)}, as T5's have")
@@ -127,10 +152,12 @@ class PretrainedTokenizer(Tokenizer):
     def add(self, tokens: Sequence[str]) -> None:
         """More tokens, each with an id of its own after the last; what is known already stays as it is."""
         self.pipeline.add_tokens([_library().AddedToken(token, normalized=False) for token in tokens])
-        self._fingerprint = ""
+        self._fingerprint, self._spiece = "", b""
 
     def save(self, folder: Path) -> None:
         self.pipeline.save(str(folder / JSON_FILE))
+        if self._spiece:
+            (folder / SPIECE_FILE).write_bytes(self._spiece)
         described = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
         (folder / CONFIG_FILE).write_text(json.dumps(described | self.described, ensure_ascii=False, indent=1))
 

@@ -1,0 +1,82 @@
+"""The model card of an export: what it was made from, how good it is, how its memory works, and how to use it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from memgpt_cli import __version__
+from memgpt_cli.export.run import Source
+from memgpt_cli.hub import is_hub_id
+
+
+def model_card(source: Source) -> str:
+    """Markdown with the hub's front matter. Every figure comes from the run's own files."""
+    config, model, notes = source.config, source.model.config, source.notes
+    size = sum(p.numel() for p in source.model.parameters()) / 1e6
+    limits, read, base = config.data.limits, model.memory, _base(source)
+    front = ["library_name: transformers", "pipeline_tag: text2text-generation", "tags: [memgpt, memory, t5]"]
+    front += [f"license: {source.license}"] if source.license else []
+    front += [f"base_model: {model.init_from}"] if base == model.init_from != "" else []
+    start = f"from `{base}`" if base else "from random weights"
+    start += f", commit {notes['init_from']}" if base == model.init_from and notes.get("init_from") else ""
+    lines = [
+        "---", *front, "---", "",
+        f"# {source.run.name}", "",
+        f"An encoder-decoder Transformer of {size:.1f} M parameters with an external memory, trained by memgpt {__version__} {start}.", "",
+        "## Data", "",
+        f"`{config.data.name}` (source `{config.data.source}`), seed {config.data.seed}. Inputs of at most {limits.input} tokens,"
+        f" targets of {limits.target}, entries of {limits.entry}.", "",
+        "## Training", "",
+        f"{notes.get('step', '?')} steps of at most {config.trainer.batch_tokens:,} tokens on each of {config.trainer.devices} {config.trainer.accelerator},"
+        f" {config.trainer.precision}; {config.optim.optimizer}, learning rate {config.optim.lr:g}, trained: {config.optim.trainable}; seed {config.seed}.",
+        *([f"Validation loss {notes['val/loss']:.4f} nats per token."] if "val/loss" in notes else []), "",
+        "## Results", "", *_results(source), "",
+        "## Memory", "",
+        f"Reads at most {read.top_k} entries at a time by a learned score. Entries can be added, edited and forgotten without training."
+        " Loaded as a plain T5, the model works without them.", "",
+        "## Use", "",
+        *_USE.splitlines(), "",
+        "## Licence", "", source.license or "Not stated. Those of the data and of the base model apply.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+_USE = """```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), AutoModelForSeq2SeqLM.from_pretrained(FOLDER)
+said = model.generate(**tokenizer("…", return_tensors="pt"), max_new_tokens=64)
+print(tokenizer.decode(said[0], skip_special_tokens=True))
+```
+
+With its memory: `memgpt train model.init_from=FOLDER`, or `memgpt_cli.checkpoint.load_pretrained(FOLDER)`."""
+
+
+def _base(source: Source) -> str:
+    """What it was fine-tuned from: a hub id, or the name of a folder without its place on somebody's disk."""
+    name = source.model.config.init_from
+    return name if is_hub_id(name) else Path(name).name
+
+
+def _results(source: Source) -> list[str]:
+    """The scores of `memgpt eval`, with the signatures that make them comparable."""
+    tables: list[str] = []
+    for file in sorted((source.run / "eval").glob("*-scores.json")):
+        conditions: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
+        tables += [f"On `{file.name.removesuffix('-scores.json')}`, by what the memory held:", ""]
+        names = [s["name"] for s in next(iter(conditions.values()))]
+        tables += ["| | " + " | ".join(conditions) + " |", "|---" * (len(conditions) + 1) + "|"]
+        found = {memory: {s["name"]: s for s in scores} for memory, scores in conditions.items()}
+        for name in names:
+            cells = [_cell(found[memory].get(name)) for memory in conditions]
+            tables.append(f"| {name} | " + " | ".join(cells) + " |")
+        signatures = dict.fromkeys(f"`{s['signature']}`" for s in next(iter(conditions.values())))
+        tables += ["", "Signatures: " + ", ".join(signatures), ""]
+    return tables or ["None measured: `memgpt eval` writes them here."]
+
+
+def _cell(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    between = f" [{score['low']:.2f}, {score['high']:.2f}]" if score["low"] is not None else ""
+    return f"{score['value']:.2f}{between} (n={score['n']})"
