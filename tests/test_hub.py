@@ -68,7 +68,7 @@ def test_only_the_tokenizer_is_fetched_where_only_it_is_needed(hub, ask):
 def test_a_broken_download_goes_on_where_it_broke(hub, ask, t5_folder):
     """By whole chunks, which huggingface_hub makes 10 MB long: shorter here, as the model is."""
     hub.breaks_after["model.safetensors"] = 5000
-    smaller = "setattr(__import__('huggingface_hub').constants, 'DOWNLOAD_CHUNK_SIZE', 1000)"
+    smaller = "setattr(__import__('huggingface_hub.constants').constants, 'DOWNLOAD_CHUNK_SIZE', 1000)"
     folder = ask(f"({smaller}, hub.fetch('{NAME}'))[1]")
     assert (t5_folder / "model.safetensors").read_bytes() == Path(folder, "model.safetensors").read_bytes()
     assert [r for _, path, r in hub.log if path.endswith("/model.safetensors") and r] == ["bytes=5000-"]

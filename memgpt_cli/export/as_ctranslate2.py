@@ -53,8 +53,14 @@ def _translator(folder: Path) -> Any:
     return ctranslate2.Translator(str(folder), device="cpu", compute_type="float32")
 
 
+def _piece(source: Source, i: int) -> str:
+    """CTranslate2's name of an id; rows of the embedding past the tokenizer's last are named as its converter names them."""
+    size = len(source.tokenizer)
+    return source.tokenizer.piece(i) if i < size else f"<extra_id_{i - size}>"
+
+
 def _pieces(source: Source, ids: Tensor) -> list[list[str]]:
-    return [[source.tokenizer.piece(i) for i in row[row != 0].tolist()] for row in ids]
+    return [[_piece(source, i) for i in row[row != 0].tolist()] for row in ids]
 
 
 def _check_scores(source: Source, folder: Path) -> str:
@@ -74,9 +80,14 @@ def _check_outputs(source: Source, folder: Path, beams: int) -> str:
     inputs = source.ids(texts)
     batch = plain_batch(inputs, torch.ones(len(texts), 1, dtype=torch.long))
     made = generate(source.model, batch, GenerateConfig(max_tokens=MOST_NEW, beams=beams)).ids
-    settings = {"beam_size": beams, "max_decoding_length": MOST_NEW, "suppress_sequences": [["<pad>"]]}
+    settings = {
+        "beam_size": beams,
+        "max_decoding_length": MOST_NEW,
+        "min_decoding_length": 0,
+        "suppress_sequences": [["<pad>"]],
+    }
     found = _translator(folder).translate_batch(_pieces(source, inputs), **settings)
-    ours = [[source.tokenizer.piece(i) for i in rows[0] if i > 1] for rows in made]
+    ours = [[_piece(source, i) for i in rows[0] if i > 1] for rows in made]
     theirs = [[p for p in result.hypotheses[0] if p not in ("<pad>", "</s>")] for result in found]
     equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
     name = "greedy outputs" if beams == 1 else f"outputs of {beams} beams"
