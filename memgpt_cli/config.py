@@ -254,7 +254,7 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = _pretrained_presets(overrides)
+    overrides = _pretrained_presets(overrides, config_dir)
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
@@ -274,16 +274,23 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
 _LOADING = ("init_from", "revision", "init_parts", "memory", "dropout", "copy")  # what init_from leaves to ModelConfig
 
 
-def _pretrained_presets(overrides: list[str]) -> list[str]:
+def _pretrained_presets(overrides: list[str], config_dir: Path | None) -> list[str]:
     """`model.init_from=…` brings the presets that fit it, where no others are named; its shape cannot be overridden."""
-    named = {o.lstrip("+").partition("=")[0] for o in overrides}
-    if "model.init_from" not in named or "model.init_from=" in overrides:
+    given = {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in overrides)}
+    if not given.get("model.init_from") and not _starts_pretrained(given.get("model", ""), config_dir):
         return overrides
-    shape = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LOADING and f"model.{f.name}" in named]
+    shape = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LOADING and f"model.{f.name}" in given]
     if shape:
         raise ConfigError(f"model.{shape[0]} comes from the checkpoint that model.init_from names: leave it out")
     presets = {"model": "pretrained", "optim": "finetune"}
-    return [f"{group}={name}" for group, name in presets.items() if group not in named] + overrides
+    return [f"{group}={name}" for group, name in presets.items() if group not in given] + overrides
+
+
+def _starts_pretrained(preset: str, config_dir: Path | None) -> bool:
+    """Whether a model preset names weights to start from."""
+    files = [folder / "model" / f"{preset}.yaml" for folder in (config_dir, conf_dir()) if folder]
+    text = next((f.read_text() for f in files if f.is_file()), "") if re.fullmatch(r"[\w-]+", preset) else ""
+    return bool(re.search(r"^init_from: [\w.~/]", text, re.MULTILINE))
 
 
 def _with_pretrained_tokenizer(config: Config) -> Config:

@@ -38,7 +38,7 @@ def load_pretrained(
     """
     name = str(path_or_id)
     folder = hub.fetch(name, config.revision)
-    shape = shape_of(_description(folder), folder)
+    shape = shape_of(describe(folder), folder)
     weights = read_weights(folder)
     decoder = config.init_parts == "all"
     tied = _is_tied(weights)
@@ -64,7 +64,8 @@ def load_pretrained(
     return model.to(dtype).requires_grad_(True).eval()
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def describe(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder in Hugging Face format; raises CheckpointError."""
     try:
         described: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:

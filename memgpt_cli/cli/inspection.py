@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memgpt_cli.cli.app import RUNS_ROOT, ConfigDir, Json, Overrides, app, console
+from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, app, console, progress
 
 COMMANDS = ("preprocess", "train", "eval", "generate", "chat")
 
@@ -62,9 +62,24 @@ def runs(as_json: Json = False) -> None:
     console().print(table)
 
 
-@app.command(epilog="Example: `memgpt doctor`")
-def doctor(as_json: Json = False) -> None:
-    """Check the installation, the hardware and where things are kept."""
+@app.command(epilog="Example: `memgpt doctor`; `memgpt doctor --fit experiment=flan_t5_dialogsum trainer.batch_tokens=16000`")
+def doctor(
+    overrides: Overrides = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Estimate the memory that `memgpt train` takes with these settings.")
+    ] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="With --fit: run two real steps here, and compare.")] = False,
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check the installation, the hardware and where things are kept; or whether a training fits."""
+    from memgpt_cli.errors import UsageError
+
+    if fit:
+        _fit(overrides or [], config_dir, measure, as_json)
+        return
+    if overrides or measure:
+        raise UsageError("settings and --measure are for memgpt doctor --fit: add --fit")
     import importlib.metadata
     import os
     import platform
@@ -110,6 +125,53 @@ def doctor(as_json: Json = False) -> None:
         out.print(f"[yellow]warning: {warning}[/]")
     if not warnings:
         out.print("[green]nothing to complain of[/]")
+
+
+_GIB = 2**30
+_SIZES = {"8 GB": 8, "16 GB": 16, "24 GB": 24, "40 GB": 40, "80 GB": 80}  # of common machines and cards
+
+
+def _fit(overrides: list[str], config_dir: Path | None, measure: bool, as_json: bool) -> None:
+    """The table of `memgpt doctor --fit`."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from memgpt_cli.config import compose
+    from memgpt_cli.training.memory_estimate import estimate
+
+    config = compose("train", overrides, config_dir)
+    with progress("counting what one training step keeps"):
+        found = estimate(config, DATA_ROOT)
+    measured = 0
+    if measure:
+        from memgpt_cli.training.memory_measure import measure as run
+
+        with progress("running two real steps"):
+            measured = run(config, DATA_ROOT)
+    if as_json:
+        print(json.dumps({**asdict(found), "measured": measured or None}))
+        return
+    table = Table(title=f"memory of one process, batches of {found.batch_tokens:,} tokens", title_justify="left")
+    table.add_column("")
+    table.add_column("GiB", justify="right")
+    for name in ("parameters", "average", "gradients", "optimizer", "activations"):
+        table.add_row(name, f"{getattr(found, name) / _GIB:.2f}")
+    table.add_row("[bold]peak[/]", f"[bold]{found.total / _GIB:.2f}[/]")
+    out = console()
+    out.print(table)
+    fits = [(name, found.largest_batch(size * _GIB * 9 // 10)) for name, size in _SIZES.items()]
+    out.print(
+        "largest trainer.batch_tokens, a tenth left free: " + " · ".join(f"{n}: {b:,}" if b else f"{n}: –" for n, b in fits)
+    )
+    how = (
+        "the largest batches of the data"
+        if found.from_data
+        else "batches filled to data.limits (preprocess the data to count its own)"
+    )
+    out.print(f"counted on {how}; libraries and the device's context come on top")
+    if measured:
+        out.print(f"measured here: {measured / _GIB:.2f} GiB, the estimate is {found.total / measured - 1:+.1%} off")
 
 
 def foreign_scripts(path: str, first: str | None) -> list[str]:
