@@ -4,28 +4,31 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-slow lint docs clean
+.PHONY: help setup demo test test-plain test-slow docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready-%: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "Python 3.11 to 3.13 needed, found " + sys.version.split()[0]'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install $(PIP_FLAGS) -c constraints.txt -e '.[$*]'
 	@touch $@
 
-setup: $(VENV)/.ready  ## create .venv with everything in it
+setup: $(VENV)/.ready-dev  ## create .venv with everything in it
 
-demo: setup  ## train a model, measure it, talk with it (under 10 minutes)
+demo: $(VENV)/.ready-test  ## train a model, measure it, talk with it (under 10 minutes)
 	@MEMGPT_HOME=$(CURDIR)/runs/demo-home sh docs/demo/demo.sh $(BIN)/memgpt
 
 test: setup  ## the fast tests, with lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist loadfile
+
+test-plain: $(VENV)/.ready-test  ## the fast tests without the optional libraries
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: setup  ## the slow tests too (builds wheels, trains)
