@@ -94,3 +94,15 @@ def test_round_trip_through_plain_values():
     config = compose("train", ["experiment=facts"])
     assert build(Config, to_dict(config)) == config
     assert isinstance(config.model, ModelConfig)
+
+
+def test_presets_of_pretrained_models_bring_their_optimiser():
+    config = compose("train", ["model=flan_t5_base"])
+    assert (config.model.init_from, config.optim.average, config.data.name) == (
+        "google/flan-t5-base",
+        0.0,
+        "dialog_babi-flan-t5-base",
+    )
+    assert compose("train", ["model=flan_t5_base", "optim=adamw"]).optim.average == 0.999
+    with pytest.raises(ConfigError, match=r"model.n_heads comes from the checkpoint"):
+        compose("train", ["model=flan_t5_base", "model.n_heads=2"])

@@ -1,11 +1,14 @@
 """The memory estimate against what tensors, optimisers and processes really hold."""
 
+import json
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from memgpt_cli.cli import app, load_commands
 from memgpt_cli.config import Config, OptimConfig, compose
 from memgpt_cli.errors import UsageError
 from memgpt_cli.training.memory_estimate import LivePeak, estimate, model_shape, optimizer_bytes, sample_batches
@@ -110,6 +113,24 @@ def test_real_steps_take_what_was_estimated(tmp_path, overrides):
 def test_real_steps_on_a_gpu_take_what_was_estimated(tmp_path):
     config = settings("trainer=gpu1", "trainer.batch_tokens=16000", "model.d_model=512", "model.d_ff=1024")
     assert abs(estimate(config, tmp_path).total / measure(config, tmp_path) - 1) < 0.2
+
+
+def test_the_command_prints_a_table_or_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    load_commands()
+    asked = ["doctor", "--fit", "data=dialogsum", "model=t5_tiny", "trainer.batch_tokens=4000"]
+    told = CliRunner().invoke(app, asked)
+    assert told.exit_code == 0, told.output
+    for line in (
+        "memory of one process, batches of 4,000 tokens",
+        "activations",
+        "largest trainer.batch_tokens",
+        "filled to data.limits",
+    ):
+        assert line in told.stdout
+    found = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
+    assert found["total"] == estimate(settings(), tmp_path).total
+    assert isinstance(CliRunner().invoke(app, ["doctor", "--measure"]).exception, UsageError)
 
 
 def test_measuring_says_what_went_wrong(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Ids of pretrained tokenizers are transformers' own, on odd strings too."""
 
 import json
+import sys
 
 import pytest
 
@@ -117,6 +118,12 @@ def test_added_tokens_are_one_id_each(folders, tokenizer):
     assert ours.decode(ours.encode("#Person2# sings")).replace(" ", "") == "#Person2#sings"
     with pytest.raises(ConfigError, match="data.tokenizer.add"):
         add_tokens(tokenizer, ["x"])
+
+
+def test_a_missing_library_is_one_line_that_installs_it(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(CheckpointError, match=r"pip install 'memgpt-cli\[hf\]'"):
+        Tokenizer.load(folders / "spiece")
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path):

@@ -20,6 +20,7 @@ from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+ENTRY_KEY = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's key
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
 
 
@@ -106,12 +107,12 @@ def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the weights that make an entry's key: encoder, embedding and key projection."""
+    """Of the weights that make an entry's key."""
     import hashlib
 
     digest = hashlib.sha256()
     weights = load_file(folder / WEIGHTS)
-    for name in sorted(n for n in weights if n.startswith(("encoder.", "embedding.", "retriever.key."))):
+    for name in sorted(n for n in weights if n.startswith(ENTRY_KEY)):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

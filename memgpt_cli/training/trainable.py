@@ -15,12 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memgpt_cli.checkpoint.families import weight_names
+from memgpt_cli.checkpoint.runs import ENTRY_KEY
 from memgpt_cli.config import OptimConfig
 from memgpt_cli.errors import UsageError
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
 
-ENTRY_KEY = ("encoder.", "embedding.", "retriever.key.")  # what makes an entry's key; checkpoint.fingerprint hashes it
 _ADAPTER = "default"
 
 
