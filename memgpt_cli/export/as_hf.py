@@ -19,7 +19,7 @@ from memgpt_cli.export.card import model_card
 from memgpt_cli.export.run import Exported, Source, compare, need
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.model.transformer import plain_batch
-from memgpt_cli.tokenizer import LosslessTokenizer
+from memgpt_cli.tokenizer import EOS, LosslessTokenizer
 from memgpt_cli.tokenizer.pretrained import from_lossless
 
 MOST_NEW = 24
@@ -73,7 +73,7 @@ def check_plain(source: Source, folder: Path) -> list[str]:
             raise CheckpointError(f"transformers cannot load the export: {done.stderr.strip().splitlines()[-1]}")
         theirs = load_file(answered)
         told = json.loads(done.stdout.splitlines()[-1])
-    same = sum(ids == row[row != 0].tolist() for ids, row in zip(told["ids"], inputs, strict=True))
+    same = sum(ids == [*own, EOS] for ids, own in zip(told["ids"], source.tokenizer.encode_all(texts), strict=True))
     if same < len(texts):
         raise CheckpointError(
             f"the export is not the same model: {len(texts) - same} of {len(texts)} texts get other ids in transformers"

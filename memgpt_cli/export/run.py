@@ -25,6 +25,8 @@ SENTENCES = (
     ("Where does Peter live?", "in Lisbon"),
     ("安娜住在河边的房子里，养了三只猫。", "安娜有三只猫。"),
     ("Preise: 12,50 € – naïve café ☕", "12,50 €"),
+    ("user: hello\nbot: what can i do for you?\n\nuser:  two  spaces, and a tab:\t!", "ok"),
+    ("The river, the house and the cats. " * 40, "the cats"),
     ("a", "b"),
 )
 
@@ -52,7 +54,7 @@ class Source:
         return list(texts), list(targets)
 
     def ids(self, texts: list[str], limit: int = 128) -> Tensor:
-        """[n, L]: ids of texts, each ending in EOS, padded with 0."""
+        """[n, L]: ids of texts, each ending in EOS, cut to `limit`, padded with 0."""
         rows = [torch.tensor([*ids[: limit - 1], EOS]) for ids in self.tokenizer.encode_all(texts)]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
