@@ -124,6 +124,7 @@ class OptimConfig:
     trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora
     lora_rank: int = 16
     lora_alpha: int = 32
+    lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ("q", "v")  # of every attention: q, k, v, o; of every feed-forward: gate, up, down
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-8
@@ -247,6 +248,15 @@ _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose k
 
 def compose(command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
     """The configuration of a command with Hydra overrides; raises ConfigError with one line for a person."""
+    raw = _compose(command, overrides, config_dir)
+    if raw["model"].get("init_from"):
+        raw = _for_pretrained(command, overrides, config_dir, raw)
+    config: Config = build(Config, {k: v for k, v in raw.items() if k != "presets"} | {"preset": raw["presets"]["model"]})
+    return _with_pretrained_tokenizer(config)
+
+
+def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
+    """Plain values as Hydra composes them, and under `presets` which preset of each group it took."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -254,43 +264,48 @@ def compose(command: str, overrides: list[str], config_dir: Path | None = None) 
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = _pretrained_presets(overrides, config_dir)
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
         free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
         ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             raw = hydra_compose(command, overrides=[*free, *search], return_hydra_config=True)
+        presets = dict(raw.hydra.runtime.choices)
         with open_dict(raw):
-            raw.preset = raw.hydra.runtime.choices.model
             del raw["hydra"]
         values: Any = OmegaConf.to_container(raw, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), overrides, config_dir)) from error
-    config: Config = build(Config, values)
-    return _with_pretrained_tokenizer(config)
+    composed: dict[str, Any] = {**values, "presets": presets}
+    return composed
 
 
 _LOADING = ("init_from", "revision", "init_parts", "memory", "dropout", "copy")  # what init_from leaves to ModelConfig
 
 
-def _pretrained_presets(overrides: list[str], config_dir: Path | None) -> list[str]:
-    """`model.init_from=…` brings the presets that fit it, where no others are named; its shape cannot be overridden."""
-    given = {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in overrides)}
-    if not given.get("model.init_from") and not _starts_pretrained(given.get("model", ""), config_dir):
-        return overrides
+def _for_pretrained(command: str, overrides: list[str], config_dir: Path | None, raw: dict[str, Any]) -> dict[str, Any]:
+    """`model.init_from` brings the presets that fit pretrained weights, where no others are named.
+
+    An experiment that starts from pretrained weights is taken as it is. One that does not, given `model.init_from=…` on top,
+    loses its model and optimiser: its learning rate is for random weights, its shape is not the checkpoint's.
+    """
+    given = {o.lstrip("+").partition("=")[0] for o in overrides}
     shape = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LOADING and f"model.{f.name}" in given]
     if shape:
         raise ConfigError(f"model.{shape[0]} comes from the checkpoint that model.init_from names: leave it out")
-    presets = {"model": "pretrained", "optim": "finetune"}
-    return [f"{group}={name}" for group, name in presets.items() if group not in given] + overrides
-
-
-def _starts_pretrained(preset: str, config_dir: Path | None) -> bool:
-    """Whether a model preset names weights to start from."""
-    files = [folder / "model" / f"{preset}.yaml" for folder in (config_dir, conf_dir()) if folder]
-    text = next((f.read_text() for f in files if f.is_file()), "") if re.fullmatch(r"[\w-]+", preset) else ""
-    return bool(re.search(r"^init_from: [\w.~/]", text, re.MULTILINE))
+    added = {"model": "pretrained"} if "model.init_from" in given and "model" not in given else {}
+    if raw["presets"]["optim"] != "finetune" and "optim" not in given:
+        added["optim"] = "finetune"
+    presets = [f"{group}={name}" for group, name in added.items()]
+    raw = _compose(command, [*presets, *overrides], config_dir)
+    if "model.init_from" in given:
+        own = [o for o in overrides if o.lstrip("+").startswith(("model.", "optim."))]
+        raw |= {group: _compose(command, [*presets, *own], config_dir)[group] for group in added}
+        raw["model"]["vocab_size"] = 0  # a preset's is another checkpoint's
+    folder = Path(raw["model"]["init_from"]).expanduser()
+    if folder.is_dir():  # however it was written, one folder is one folder
+        raw["model"]["init_from"] = str(folder.resolve())
+    return raw
 
 
 def _with_pretrained_tokenizer(config: Config) -> Config:

@@ -4,6 +4,7 @@ What is in the cache is used without asking the network. Downloads show a progre
 connection left them. Credentials are huggingface_hub's own ($HF_TOKEN or `hf auth login`); they are never printed.
 """
 
+import json
 import os
 import re
 import sys
@@ -38,13 +39,22 @@ def fetch(name: str, revision: str = "", weights: bool = True) -> Path:
         raise CheckpointError(
             f"there is no folder '{name}': expected a folder in Hugging Face format or a hub id such as google/flan-t5-base"
         )
-    patterns = DESCRIPTIONS + (WEIGHTS if weights else [])
-    found = _cached(name, revision, patterns) or _download(name, revision, patterns)
-    if weights and not any(found.glob(WEIGHTS[0])):
-        found = _cached(name, revision, patterns + OLD_WEIGHTS) or found
-        if not any(found.glob(OLD_WEIGHTS[0])):
-            found = _download(name, revision, patterns + OLD_WEIGHTS)
-    return found
+    found = _cached(name, revision, DESCRIPTIONS)
+    if found and (not weights or _whole(found)):
+        return found
+    found = _download(name, revision, DESCRIPTIONS + (WEIGHTS if weights else []))
+    return found if not weights or _whole(found) else _download(name, revision, DESCRIPTIONS + OLD_WEIGHTS)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether weights are there, in one file or in all the shards that an index names."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return all((folder / shard).is_file() for shard in set(json.loads(index.read_text())["weight_map"].values()))
+        if (folder / name).is_file():
+            return True
+    return False
 
 
 def _cached(name: str, revision: str, patterns: list[str]) -> Path | None:

@@ -1,6 +1,7 @@
 """Exports are the run they came from: in transformers, CTranslate2 and onnxruntime, and they say what they cannot hold."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from memgpt_cli.checkpoint import load_model, load_pretrained, save_model
 from memgpt_cli.cli import app, load_commands
-from memgpt_cli.config import Config, compose
+from memgpt_cli.config import Config, DataConfig, TokenizerConfig, compose
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.errors import CheckpointError, UsageError
@@ -42,7 +43,8 @@ def runs(t5_folder, tokenizer, tmp_path_factory):
                 if parameter in model.memory_parameters():
                     weight.normal_(0, 0.5)
         notes = {"step": 7, "val/loss": 1.25, "data": "/nowhere"}
-        save_model(_made(root / name) / "model", model.state_dict(), words, Config(model=model.config), notes)
+        data = DataConfig(path=str(root / "private"), tokenizer=TokenizerConfig(path=str(t5_folder)))
+        save_model(_made(root / name) / "model", model.state_dict(), words, Config(data=data, model=model.config), notes)
     (root / "tuned" / "eval").mkdir()
     score = {
         "name": "rouge1",
@@ -71,7 +73,8 @@ def test_transformers_reads_an_export_and_memory_survives_it(runs, tmp_path, nam
     assert any("greedy outputs" in check and "equal" in check for check in made.checks)
     model, _, _ = load_model(runs / name / "model")
     again = load_pretrained(tmp_path / "out")
-    assert again.config.memory == model.config.memory
+    kept = [(m.max_time, m.age_buckets, m.gate) for m in (again.config.memory, model.config.memory)]
+    assert kept[0] == kept[1]
     assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
     if name == "tuned":  # and with entries to read it says the same
         batch = collate([encode_row(make_episode(3), Tokenizer.load(tmp_path / "out"))])
@@ -141,7 +144,19 @@ def test_a_safetensors_export_is_a_run_of_its_own(runs, tmp_path):
     shutil.move(tmp_path / "out", tmp_path / "other")
     model, _, _ = load_model(tmp_path / "other" / "model")
     assert all(torch.equal(v, load_model(runs / "scratch" / "model")[0].state_dict()[k]) for k, v in model.state_dict().items())
-    assert "nowhere" not in (tmp_path / "other" / "model" / "config.json").read_text()
+    told = (tmp_path / "other" / "model" / "config.json").read_text()
+    assert not [word for word in re.findall(r'"([^"]*)"', told) if word.startswith(("/", "~", ".")) or str(runs.parent) in word]
+    assert "memgpt chat --run" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_umt5_without_scaled_logits_is_exported_all_the_same(tokenizer, tmp_path):
+    shape = replace(
+        compose("train", ["model=t5_tiny"]).model, vocab_size=len(tokenizer), position="relative_per_layer", d_model=32
+    )
+    torch.manual_seed(3)
+    save_model(_made(tmp_path / "own") / "model", MemoryTransformer(shape).state_dict(), tokenizer, Config(model=shape), {})
+    made = export_run("own", tmp_path, tmp_path / "out", "hf")
+    assert "greedy outputs of 24 tokens: 8 of 8 equal" in made.checks[2]
 
 
 def test_a_model_that_is_no_t5_says_which_settings_differ(tokenizer, tmp_path):

@@ -148,7 +148,8 @@ def test_memory_has_a_learning_rate_of_its_own(settings, data):
     optimizer = make_optimizer(model, replace(settings.optim, memory_lr=0.5))
     by_name = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     rates = {name: by_name[id(p)] for name, p in model.named_parameters()}
-    assert {rate for name, rate in rates.items() if name in model.memory_parameters()} == {0.5}
+    assert {rate for name, rate in rates.items() if name in model.memory_parameters()} == {0.5, 5.0}
+    assert all((rate == 5.0) == name.endswith(".read.gate") for name, rate in rates.items()), "gates have far to go"
     assert {rate for name, rate in rates.items() if name not in model.memory_parameters()} == {settings.optim.lr}
 
 
@@ -168,6 +169,70 @@ def test_what_cannot_be_done_here_says_what_to_type(settings, data, tmp_path, mo
         make_model(replace(settings, optim=replace(settings.optim, trainable="lora")), data_tokenizer(data))
     with pytest.raises(UsageError, match="overflow in trainer.precision=16-mixed"):
         train(replace(settings, trainer=replace(settings.trainer, precision="16-mixed")), data.folder, tmp_path, Console())
+
+
+def test_a_start_that_fails_leaves_the_run_as_it_was(settings, data, tmp_path):
+    fit(settings, data, tmp_path / "run")
+    kept = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    bad = replace(settings, data=replace(settings.data, tokenizer=replace(settings.data.tokenizer, add=("x",))))
+    bad = replace(bad, optim=replace(bad.optim, trainable="memory"))
+    with pytest.raises(UsageError, match="keeps the embedding"):
+        train(bad, data.folder, tmp_path / "run", Console(quiet=True), fresh=True)
+    assert (tmp_path / "run" / "model" / "model.safetensors").read_bytes() == kept
+    more = replace(settings, trainer=replace(settings.trainer, max_steps=6))  # as a finished run advises
+    train(more, data.folder, tmp_path / "run", Console(quiet=True))
+    assert (tmp_path / "run" / "checkpoints" / "step-00000006").is_dir()
+
+
+@pytest.mark.parametrize("experiment", ["facts", "dialogsum", "kdconv", "demo", "flan_t5_dialogsum"])
+def test_experiments_for_random_weights_give_way_to_pretrained_ones(experiment, t5_folder):
+    config = compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}"])
+    assert (config.optim.lr, config.optim.average, config.model.copy, config.model.memory.gate) == (1e-4, 0.0, False, True)
+    assert compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}", "optim.lr=3e-4"]).optim.lr == 3e-4
+    with pytest.raises(ConfigError, match="comes from the checkpoint"):
+        compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}", "model.d_ff=9"])
+
+
+def test_a_preset_of_ones_own_may_start_from_pretrained_weights(tmp_path):
+    for group, name, text in (
+        ("model", "mine", 'defaults: [flan_t5_base]\ninit_from: "google/other"\n'),
+        ("experiment", "mine", "# @package _global_\ndefaults:\n  - override /model: flan_t5_base\noptim:\n  clip: 0.5\n"),
+    ):
+        (tmp_path / group).mkdir()
+        (tmp_path / group / f"{name}.yaml").write_text(text)
+    assert compose("train", ["model=mine"], tmp_path).optim.lr == 1e-4
+    mixed = compose("train", ["experiment=mine"], tmp_path)
+    assert (mixed.optim.lr, mixed.optim.clip) == (1e-4, 0.5)
+
+
+def test_one_folder_is_one_folder_however_it_is_written(t5_folder, monkeypatch):
+    monkeypatch.chdir(t5_folder.parent)
+    spelled = [compose("train", [f"model.init_from={name}"]) for name in (t5_folder, f"{t5_folder.name}/", t5_folder.name)]
+    assert spelled[0] == spelled[1] == spelled[2]
+
+
+def test_evaluation_needs_only_the_run(settings, data, tmp_path):
+    """The data are known as the run's own when the model it started from is gone."""
+    from memgpt_cli.data.preprocess import is_current
+
+    fit(settings, data, tmp_path / "run")
+    tokenizer = replace(settings.data.tokenizer, path=str(tmp_path / "run" / "model"), add=())
+    assert is_current(replace(settings.data, tokenizer=tokenizer), data.folder.parent)
+
+
+def test_bytes_are_a_vocabulary_too(t5_folder, settings, tmp_path):
+    import transformers
+
+    folder = tmp_path / "byt5"
+    transformers.ByT5Tokenizer().save_pretrained(folder)
+    shape = transformers.T5Config.from_pretrained(t5_folder, vocab_size=384)
+    transformers.T5ForConditionalGeneration(shape).save_pretrained(folder)
+    small = [f"data.options.{k}={v}" for k, v in DATA.items()]
+    config = compose("train", ["data=facts", f"model.init_from={folder}", *small])
+    made = preprocess(config.data, tmp_path / "data")
+    model, tokenizer, _ = fit(replace(config, trainer=settings.trainer), made, tmp_path / "run")
+    assert len({tokenizer.piece(i) for i in range(len(tokenizer))}) == 384
+    assert model.config.vocab_size == 384
 
 
 def test_added_tokens_are_learnt_with_the_rest(t5_folder, tmp_path):

@@ -88,6 +88,29 @@ def test_old_weights_are_fetched_where_there_are_no_others(hub, ask, t5_folder, 
     assert os.path.isfile(ask("hub.fetch('somebody/old')") + "/pytorch_model.bin")
 
 
+def test_only_one_format_is_fetched_and_lost_shards_are_fetched_again(hub, ask, t5_folder, tmp_path):
+    import shutil
+
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    both, sharded = tmp_path / "both", tmp_path / "sharded"
+    shutil.copytree(t5_folder, both)
+    torch.save(load_file(both / "model.safetensors"), both / "pytorch_model.bin")
+    transformers.T5ForConditionalGeneration.from_pretrained(t5_folder).save_pretrained(sharded, max_shard_size="20KB")
+    hub.repositories |= {"somebody/both": both, "somebody/sharded": sharded}
+    ask("hub.fetch('somebody/both', weights=False)")
+    folder = Path(ask("hub.fetch('somebody/both')"))
+    assert (folder / "model.safetensors").is_file()
+    assert not (folder / "pytorch_model.bin").exists()
+    folder = Path(ask("hub.fetch('somebody/sharded')"))
+    shards = sorted(folder.glob("model-*.safetensors"))
+    shards[1].unlink()
+    assert ask("hub.fetch('somebody/sharded')") == str(folder)
+    assert sorted(folder.glob("model-*.safetensors")) == shards
+
+
 def test_what_goes_wrong_is_said_in_words(hub, ask, tmp_path):
     hub.gated.add("somebody/gated")
     assert "is gated: accept its conditions at https://huggingface.co/somebody/gated" in ask("hub.fetch('somebody/gated')")

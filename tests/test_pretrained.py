@@ -115,22 +115,20 @@ def test_bf16_stays_within_its_own_noise(pair):
     assert own <= 1.5 * noise + 1e-3 * exact.abs().mean(), f"{own:.4f} against transformers' own {noise:.4f}"
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-def test_generated_tokens_are_theirs(pair, beams):
+@pytest.mark.parametrize(("beams", "penalty"), [(1, 1.0), (2, 2.0), (4, 1.0), (4, 0.6)])
+def test_generated_tokens_are_theirs(pair, beams, penalty, monkeypatch):
+    """With the end of text made likelier on both sides, so that outputs end at all lengths and hypotheses compete."""
     theirs, ours, _ = pair
     inputs, _ = texts(4)
     said = theirs.generate(  # without a cache, since theirs has as many layers as the encoder
-        inputs,
-        attention_mask=(inputs != 0).long(),
-        num_beams=beams,
-        do_sample=False,
-        max_new_tokens=12,
-        use_cache=False,
-        suppress_tokens=[0],
-    )
+        inputs, attention_mask=(inputs != 0).long(), num_beams=beams, do_sample=False, max_new_tokens=12, use_cache=False,
+        suppress_tokens=[0], length_penalty=penalty, sequence_bias={(1,): 2.5},
+    )  # fmt: skip
+    plain = ours.log_probs
+    monkeypatch.setattr(ours, "log_probs", lambda *args: plain(*args) + 2.5 * torch.eye(71)[1])
     batch = plain_batch(inputs, torch.ones(3, 1, dtype=torch.long))
-    mine = generate(ours, batch, GenerateConfig(beams=beams, **SENSIBLE)).ids
-    for row, expected in zip(mine, said.tolist(), strict=True):
+    made = generate(ours, batch, GenerateConfig(beams=beams, length_penalty=penalty, **SENSIBLE)).ids
+    for row, expected in zip(made, said.tolist(), strict=True):
         body = [i for i in expected[1:] if i != 0]
         assert row[0] == (body[: body.index(1)] if 1 in body else body)
 
@@ -241,7 +239,8 @@ def test_an_encoder_alone_can_be_loaded(plain, tmp_path):
         assert not torch.equal(
             model.decoder.layers[0].attention.q.weight, theirs.decoder.block[0].layer[0].SelfAttention.q.weight
         )
-        assert model(inputs, targets).isfinite().all()
+        first = torch.nn.functional.cross_entropy(model(inputs, targets).flatten(0, 1), targets.flatten(), ignore_index=0)
+        assert first < 2 * torch.tensor(71.0).log(), "a new decoder starts near chance"
 
 
 def test_everything_that_does_not_fit_is_named(plain, tmp_path):
@@ -259,6 +258,22 @@ def test_everything_that_does_not_fit_is_named(plain, tmp_path):
     assert "missing encoder.final_layer_norm.weight" in said
     assert "unexpected encoder.block.0.layer.0.SelfAttention.q.bias" in said
     assert "decoder.block.1.layer.2.DenseReluDense.wo.weight is [2, 2], expected [24, 36]" in said
+
+
+@pytest.mark.parametrize("family", ["t5", "t5-v1.1", "mt5", "umt5", "longt5-local"])
+def test_files_of_older_releases_say_the_same(family, tmp_path):
+    """transformers 4 wrote no `scale_decoder_outputs`: whether logits are scaled follows from `tie_word_embeddings`."""
+    theirs = make_theirs(family)
+    theirs.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    scaled = described.pop("scale_decoder_outputs", family != "mt5")
+    (tmp_path / "config.json").write_text(json.dumps(described | {"tie_word_embeddings": bool(scaled)}))
+    inputs, targets = texts()
+    expected = theirs(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=targets).logits
+    close(load_pretrained(tmp_path)(inputs, targets), expected)
+    if family == "umt5":  # trained without scaling, and so run by transformers 4; transformers 5 forgets it
+        (tmp_path / "config.json").write_text(json.dumps(described | {"tie_word_embeddings": False}))
+        close(load_pretrained(tmp_path)(inputs, targets), expected * described["d_model"] ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +303,7 @@ def test_new_tokens_get_average_rows_and_old_logits_stay(plain):
     after = model(inputs, targets)
     assert after.shape[-1] == 75
     assert torch.equal(after[..., :71], before)
-    close(after[..., 73], before.mean(-1))
+    close(after[..., 71:].mean(-1), before.mean(-1), 0.1)
+    assert not torch.equal(model.embedding.weight[72], model.embedding.weight[73]), "two new tokens can be told apart"
     extend_vocabulary(model, 80)
     assert model(inputs, targets).shape[-1] == 80

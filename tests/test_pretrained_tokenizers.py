@@ -1,6 +1,7 @@
 """Ids of pretrained tokenizers are transformers' own, on odd strings too."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -17,12 +18,12 @@ from memgpt_cli.tokenizer.pretrained import add_tokens  # noqa: E402
 
 from conftest import sentence  # noqa: E402  # isort: skip
 
-KINDS = ("spiece", "tokenizer.json", "mt5", "umt5", "byt5")
+KINDS = ("spiece", "tokenizer.json", "mt5", "umt5", "byt5", "added_tokens.json", "added_tokens_decoder")
 ODD = st.lists(
     st.one_of(
         st.text(max_size=8),
         st.sampled_from(
-            ["<extra_id_0>", "<extra_id_99>", "<extra_id_100>", "<extra_id_", "</s>", "<pad>", "<unk>", "▁", " ", "  ", "\n", "\t\r\n", "\u3000", "\u00a0",
+            ["<extra_id_0>", "<extra_id_99>", "#P1#", " #P2# ", "<extra_id_100>", "<extra_id_", "</s>", "<pad>", "<unk>", "▁", " ", "  ", "\n", "\t\r\n", "\u3000", "\u00a0",
              "\u200b", "\ufeff", "😀", "👩‍👩‍👧", "中文", "測試。", "ﬁ", "①", "e\u0301", "\x00", "\x1b[0m", "the red house", "Ａ", "İ", "ß", "<0x0A>", "!?", "12,345.6"]
         ),
     ),
@@ -52,6 +53,18 @@ def folders(tmp_path_factory):
         described |= {"additional_special_tokens": extra} if count else {}
         (root / kind / "tokenizer_config.json").write_text(json.dumps(described))
     transformers.AutoTokenizer.from_pretrained(root / "spiece").save_pretrained(root / "tokenizer.json")
+    for kind in ("added_tokens.json", "added_tokens_decoder"):  # what somebody's fine-tuning left behind
+        shutil.copytree(root / "spiece", root / kind)
+        size = len(transformers.AutoTokenizer.from_pretrained(root / "spiece"))
+        (root / kind / "added_tokens.json").write_text(json.dumps({"#P2#": size + 1, "#P1#": size}))
+        if kind == "added_tokens_decoder":
+            file = root / kind / "tokenizer_config.json"
+            flags = {"single_word": False, "normalized": False, "special": False, "rstrip": False}
+            later = {
+                str(size): {"content": "#P1#", "lstrip": False, **flags},
+                str(size + 1): {"content": "#P2#", "lstrip": True, **flags},
+            }
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"added_tokens_decoder": later}))
     (root / "umt5").mkdir()
     own = train_tokenizer([sentence(n, 12) for n in range(60)], 320)
     (root / "umt5" / "config.json").write_text(json.dumps({"model_type": "umt5"}))

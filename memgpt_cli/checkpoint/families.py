@@ -78,7 +78,11 @@ def shape_of(description: dict[str, Any], where: object) -> dict[str, Any]:
 
 
 def _scales_logits(description: dict[str, Any]) -> bool:
-    """Two conventions are about: transformers 5 says so itself, older files by whether embedding and head were tied."""
+    """Two conventions are about: transformers 5 says so itself, older files by whether embedding and head were tied.
+
+    For umT5 transformers 5 forgets the older files' `tie_word_embeddings: false` and scales; they were trained without, as
+    transformers 4 ran them, and so are they run here.
+    """
     if description["model_type"] == "mt5":
         return False
     return bool(description.get("scale_decoder_outputs", description.get("tie_word_embeddings", True)))
@@ -141,8 +145,6 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
         raise CheckpointError(f"this model is no T5, so transformers cannot hold it: {'; '.join(wrong)}")
     per_layer = config.position == "relative_per_layer"
     family = "umt5" if per_layer else "longt5" if config.encoder_window else "t5"
-    if per_layer and not config.scale_logits and config.tie_embeddings:
-        raise CheckpointError("transformers' umT5 always scales the logits, this model does not")
     activation = {"gelu": "gelu_new" if not config.gated else "gelu"}.get(config.activation, config.activation)
     described = {
         "architectures": [{"t5": "T5", "umt5": "UMT5", "longt5": "LongT5"}[family] + "ForConditionalGeneration"],
@@ -164,8 +166,8 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
         "decoder_start_token_id": 0,
         "is_encoder_decoder": True,
         # both conventions: the first is what releases before transformers 5, and CTranslate2, read the scaling from
-        "tie_word_embeddings": config.scale_logits,
-        "scale_decoder_outputs": config.scale_logits,
+        "tie_word_embeddings": config.scale_logits or per_layer,
+        "scale_decoder_outputs": config.scale_logits or per_layer,
     }
     if family == "longt5":
         described |= {"local_radius": config.encoder_window, "encoder_attention_type": "local"}
@@ -173,6 +175,19 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
 
 
 def with_shape(asked: ModelConfig, shape: dict[str, Any], tied: bool) -> ModelConfig:
-    """What was asked for, with the checkpoint's shape; the size of the vocabulary grows where it is asked to."""
+    """What was asked for, with the checkpoint's shape; the size of the vocabulary grows where it is asked to.
+
+    A decoder that starts from random weights says what it says through the encoder's embedding, scaled so that its first
+    logits are about as wide as a word's, whatever the checkpoint's own head was.
+    """
     rows = max(shape["vocab_size"], asked.vocab_size)
-    return replace(asked, **{**shape, "tie_embeddings": tied, "vocab_size": rows})
+    head = {"tie_embeddings": tied} if asked.init_parts == "all" else {"tie_embeddings": True, "scale_logits": True}
+    return replace(asked, **{**shape, **head, "vocab_size": rows})
+
+
+def logits_factor(config: ModelConfig) -> float:
+    """What a family's fixed convention multiplies logits by and this model does not: exports fold its inverse into a norm.
+
+    umT5's logits are always scaled in transformers 5, though its checkpoints were trained without.
+    """
+    return config.d_model**0.5 if config.position == "relative_per_layer" and not config.scale_logits else 1.0

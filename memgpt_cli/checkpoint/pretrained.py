@@ -91,29 +91,34 @@ def _start_decoder(model: MemoryTransformer, dtype: torch.dtype) -> None:
 
 
 def _exported_memory(folder: Path, asked: ReadConfig) -> ReadConfig:
-    """How memory is read, where `memgpt export --format hf` put its parameters beside a plain T5; else what was asked."""
+    """What was asked, with what the parameters fix that `memgpt export --format hf` put beside a plain T5."""
     if not (folder / MEMORY_CONFIG).is_file():
         return asked
     read: ReadConfig = build(ReadConfig, json.loads((folder / MEMORY_CONFIG).read_text())["read"], "memory")
-    return read
+    return replace(asked, max_time=read.max_time, age_buckets=read.age_buckets, gate=read.gate)
 
 
 def _load_memory(model: MemoryTransformer, folder: Path) -> None:
     if not (folder / MEMORY_WEIGHTS).is_file():
         return
     weights = read_file(folder / MEMORY_WEIGHTS)
-    own = {k: v for k, v in model.state_dict().items() if k in model.memory_parameters()}
+    own = {k: v for k, v in model.state_dict().items() if k in model.memory_parameters() and not k.startswith("pointer.")}
     if problems := mismatches(own, weights):
         raise CheckpointError(f"{folder / MEMORY_WEIGHTS} does not fit this model: {problems}")
     model.load_state_dict(weights, strict=False)
 
 
 def extend_vocabulary(model: MemoryTransformer, size: int) -> None:
-    """More rows in embedding and head: each the mean of the others, so that a new token starts as an average one."""
+    """More rows in embedding and head: each about the mean of the others, so that a new token starts as an average one.
+
+    A hundredth of the rows' spread is added, so that no two are the same.
+    """
+    generator = torch.Generator().manual_seed(size)
     tables: list[Any] = [model.embedding] + ([model.head] if model.head is not None else [])
     for table in tables:
         rows = table.weight.detach()
-        new = rows.float().mean(0, keepdim=True).to(rows.dtype).expand(size - len(rows), -1)
+        noise = torch.randn(size - len(rows), rows.shape[1], generator=generator) * rows.float().std(0) / 100
+        new = (rows.float().mean(0) + noise).to(rows.dtype)
         table.weight = torch.nn.Parameter(torch.cat([rows, new]))
     model.embedding.num_embeddings = size
     if model.head is not None:

@@ -85,6 +85,8 @@ def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
     from memgpt_cli.tokenizer import Tokenizer
 
     split, data = config.eval.split, config.data
+    if data.tokenizer.path:  # the run has it: what it was made from need not be there any more
+        data = replace(data, tokenizer=replace(data.tokenizer, path=str((run / "model").resolve()), add=()))
     if files:
         named = [str(f.resolve()) for f in files]
         name, split = "eval-" + "+".join(f.stem for f in files), "test"

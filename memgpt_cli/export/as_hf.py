@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memgpt_cli.checkpoint import load_pretrained
-from memgpt_cli.checkpoint.families import description_of, weight_names
+from memgpt_cli.checkpoint.families import description_of, logits_factor, weight_names
 from memgpt_cli.checkpoint.pretrained import MEMORY_CONFIG, MEMORY_WEIGHTS
 from memgpt_cli.config import GenerateConfig
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.export.card import model_card
+from memgpt_cli.export.card import USE_TRANSFORMERS, model_card
 from memgpt_cli.export.run import Exported, Source, compare, need
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.model.transformer import plain_batch
@@ -31,6 +31,7 @@ def write_plain(source: Source, folder: Path) -> None:
     described = description_of(model.config) | {"torch_dtype": "float32"}
     names = weight_names(model.config)
     weights = {names[k]: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k in names}
+    weights["decoder.final_layer_norm.weight"] = weights["decoder.final_layer_norm.weight"] * logits_factor(model.config)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(described, indent=2))
     generation = {"decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
@@ -48,10 +49,11 @@ def write_hf(source: Source, folder: Path) -> Exported:
     memory = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k in reading}
     save_file(memory, folder / MEMORY_WEIGHTS, metadata={"format": "memgpt-1"})
     (folder / MEMORY_CONFIG).write_text(json.dumps({"read": asdict(model.config.memory)}, indent=1))
-    (folder / "README.md").write_text(model_card(source), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(source, USE_TRANSFORMERS), encoding="utf-8")
     made = Exported(folder, check_plain(source, folder))
-    again = load_pretrained(folder).state_dict()
-    if any(not torch.equal(again[k], v) for k, v in model.state_dict().items()):
+    again, factor = load_pretrained(folder).state_dict(), logits_factor(model.config)
+    ours = {k: v * factor if k == "decoder.norm.weight" else v for k, v in model.state_dict().items()}
+    if any(not torch.equal(again[k], v) for k, v in ours.items()):
         raise CheckpointError("the export is not the same model: load_pretrained gives other weights")
     made.checks.append(f"memgpt's load_pretrained: all {len(again)} tensors are the run's, memory's {len(memory)} among them")
     made.notes.append(f"transformers reads no memory: entries are for memgpt alone ({MEMORY_WEIGHTS}, {len(memory)} tensors)")

@@ -9,12 +9,13 @@ from memgpt_cli.export.run import Source
 from memgpt_cli.hub import is_hub_id
 
 
-def model_card(source: Source) -> str:
-    """Markdown with the hub's front matter. Every figure comes from the run's own files."""
+def model_card(source: Source, use: str) -> str:
+    """Markdown with the hub's front matter, `use` being how this export is used. Every figure is from the run's own files."""
     config, model, notes = source.config, source.model.config, source.notes
     size = sum(p.numel() for p in source.model.parameters()) / 1e6
     limits, read, base = config.data.limits, model.memory, _base(source)
-    front = ["library_name: transformers", "pipeline_tag: text2text-generation", "tags: [memgpt, memory, t5]"]
+    front = ["pipeline_tag: text2text-generation", "tags: [memgpt, memory]"]
+    front += ["library_name: transformers"] if use == USE_TRANSFORMERS else []
     front += [f"license: {source.license}"] if source.license else []
     front += [f"base_model: {model.init_from}"] if base == model.init_from != "" else []
     start = f"from `{base}`" if base else "from random weights"
@@ -32,16 +33,15 @@ def model_card(source: Source) -> str:
         *([f"Validation loss {notes['val/loss']:.4f} nats per token."] if "val/loss" in notes else []), "",
         "## Results", "", *_results(source), "",
         "## Memory", "",
-        f"Reads at most {read.top_k} entries at a time by a learned score. Entries can be added, edited and forgotten without training."
-        " Loaded as a plain T5, the model works without them.", "",
+        f"Reads at most {read.top_k} entries at a time by a learned score. Entries can be added, edited and forgotten without training.", "",
         "## Use", "",
-        *_USE.splitlines(), "",
+        *use.splitlines(), "",
         "## Licence", "", source.license or "Not stated. Those of the data and of the base model apply.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-_USE = """```python
+USE_TRANSFORMERS = """```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained(FOLDER), AutoModelForSeq2SeqLM.from_pretrained(FOLDER)
@@ -50,6 +50,9 @@ print(tokenizer.decode(said[0], skip_special_tokens=True))
 ```
 
 With its memory: `memgpt train model.init_from=FOLDER`, or `memgpt_cli.checkpoint.load_pretrained(FOLDER)`."""
+
+USE_RUN = """`memgpt chat --run FOLDER`, and so `generate`, `eval` and `export`. In Python:
+`memgpt_cli.checkpoint.load_model(Path(FOLDER) / "model")` gives model, tokenizer and configuration."""
 
 
 def _base(source: Source) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import CheckpointError, UsageError, did_you_mean
 from memgpt_cli.files import replace_folder
+from memgpt_cli.hub import is_hub_id
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import EOS, Tokenizer
 
@@ -106,6 +107,7 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
         raise UsageError(f"{folder} is there and not empty: name another folder, or add --force")
+    folder = folder.resolve()
     run = find_run(name, root)
     model, tokenizer, config = load_model(run / "model")
     notes = json.loads((run / "model" / "config.json").read_text()).get("notes", {})
@@ -120,6 +122,24 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
         shutil.rmtree(partial, ignore_errors=True)
     made.folder = folder
     return made
+
+
+def without_places(config: Config) -> Config:
+    """The configuration without the folders of the machine it was trained on: names stay, their places go."""
+
+    def name(place: str) -> str:
+        return place if place == "bundled" or is_hub_id(place) else Path(place).name
+
+    data, model = config.data, config.model
+    tokenizer = replace(data.tokenizer, path=name(data.tokenizer.path))
+    files = {
+        split: [Path(str(f)).name for f in ([given] if isinstance(given, str) else given)]
+        for split, given in data.files.items()
+    }
+    options = {k: Path(v).name if isinstance(v, str) and "/" in v else v for k, v in data.options.items()}
+    data = replace(data, path=name(data.path), tokenizer=tokenizer, files=files, options=options)
+    store = replace(config.memory, store="", namespace="")
+    return replace(config, data=data, model=replace(model, init_from=name(model.init_from)), memory=store)
 
 
 def need(module: str, extra: str = "export") -> Any:

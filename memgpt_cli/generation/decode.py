@@ -159,7 +159,7 @@ def _beam_search(model: MemoryTransformer, batch: Batch, context: Context, confi
                         running[i, j, kept] = value
                         kept += 1
                 best[i][j] = sorted(best[i][j], key=lambda b: -b[0])[:width]
-                reachable = float(values[i, j, 0]) / step**config.length_penalty
+                reachable = float(running[i, j, 0]) / step**config.length_penalty
                 done[i][j] = len(best[i][j]) >= width and best[i][j][-1][0] >= reachable
         rows_now = (torch.arange(e, device=device)[:, None] * width + next_parent).flatten(1)
         context = context.select(rows_now)

@@ -92,7 +92,20 @@ def _from_spiece(file: Path, described: dict[str, Any]) -> Any:
     special = [*("<pad>", "</s>", "<unk>"), *extra, *(n if isinstance(n, str) else n["content"] for n in named)]
     pipeline.add_special_tokens([library.AddedToken(token, normalized=False, special=True) for token in dict.fromkeys(special)])
     pipeline.add_tokens([library.AddedToken(token, normalized=False) for token, is_control in own if not is_control])
+    for _, token in sorted(_added_later(file.parent, described).items()):
+        pipeline.add_tokens([library.AddedToken(**token)])
     return pipeline
+
+
+def _added_later(folder: Path, described: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tokens that somebody added after the vocabulary, by id: from tokenizer_config.json, or older files' added_tokens.json."""
+    file = folder / "added_tokens.json"
+    plain = json.loads(file.read_text()) if file.is_file() else {}
+    found = {int(i): {"content": token, "normalized": False} for token, i in plain.items()}
+    flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    for i, token in described.get("added_tokens_decoder", {}).items():
+        found[int(i)] = {flag: token[flag] for flag in flags if flag in token}
+    return found
 
 
 def from_lossless(tokenizer: LosslessTokenizer) -> "PretrainedTokenizer":
@@ -172,6 +185,7 @@ class ByteTokenizer(Tokenizer):
         self.sentinels = [f"<extra_id_{n}>" for n in range(int(self.described["extra_ids"]) or 125)]
         self._ids = {"<pad>": PAD, "</s>": EOS, "<unk>": UNK}
         self._ids |= {name: self._FIRST_SENTINEL + n for n, name in enumerate(self.sentinels)}
+        self._names = {i: name for name, i in self._ids.items()}
         # as in transformers, the three control tokens swallow the white space around them
         self._cut = re.compile(
             r"\s*(<pad>|</s>|<unk>)\s*|(" + "|".join(map(re.escape, sorted(self.sentinels, key=len, reverse=True))) + ")"
@@ -200,7 +214,7 @@ class ByteTokenizer(Tokenizer):
         return bytes(i - 3 for i in ids if 3 <= i < self._FIRST_SENTINEL).decode("utf-8", errors="replace")
 
     def piece(self, i: int) -> str:
-        return next((name for name, n in self._ids.items() if n == i), chr(i - 3) if i < self._FIRST_SENTINEL else "")
+        return self._names[i] if i in self._names else chr(i - 3) if 3 <= i < self._FIRST_SENTINEL else ""
 
     def save(self, folder: Path) -> None:
         (folder / CONFIG_FILE).write_text(json.dumps(self.described, ensure_ascii=False, indent=1))

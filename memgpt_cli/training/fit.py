@@ -36,7 +36,7 @@ from memgpt_cli.training.callbacks import (
 )  # fmt: skip
 from memgpt_cli.training.hardware import check_devices, tune_cpu
 from memgpt_cli.training.module import MemoryModule
-from memgpt_cli.training.trainable import choose_trainable, merged_weights, save_adapter
+from memgpt_cli.training.trainable import choose_trainable, make_optimizer, merged_weights, save_adapter
 
 SETTINGS = "config.json"
 
@@ -93,6 +93,11 @@ class EpisodeData(L.LightningDataModule):
 def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
     """A new model, or a pretrained one with memory beside it; what is trained of it is chosen by `optim.trainable`."""
     torch.manual_seed(config.seed)
+    if config.data.tokenizer.add and config.optim.trainable != "all":
+        raise UsageError(
+            f"optim.trainable={config.optim.trainable} keeps the embedding, so the tokens of data.tokenizer.add would mean nothing: "
+            "train them once with optim.trainable=all"
+        )
     shape = replace(config.model, vocab_size=len(tokenizer))
     if config.model.init_from:
         _check_same_pieces(config.model, tokenizer)
@@ -125,7 +130,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 
 
 # settings that may change between a run and its resumption without making it another run
-_FREE = ("trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
+_FREE = ("trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
 
 
 def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> Path | None:
@@ -136,7 +141,7 @@ def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> P
         import shutil
 
         shutil.rmtree(run)
-    if file.is_file():
+    if file.is_file() and (checkpoint_folders(run) or (run / "model").is_dir()):
         changed = [d for d in _differences(json.loads(file.read_text()), settings) if not d.startswith(_FREE)]
         if changed:
             shown = "; ".join(changed[:5])
@@ -160,8 +165,9 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     tune_cpu(config.trainer)
     _quiet()
     data = EpisodeData(data_folder, config)
-    resumed = prepare_run(config, run, fresh, data.manifest["key"])
     model = make_model(config, data.tokenizer)
+    make_optimizer(model, config.optim)  # says here what cannot be had, before a run is begun or begun anew
+    resumed = prepare_run(config, run, fresh, data.manifest["key"])
     module = MemoryModule(model, config)
     settings = config.trainer
     origin = {}

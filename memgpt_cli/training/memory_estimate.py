@@ -25,6 +25,7 @@ from memgpt_cli.checkpoint.pretrained import describe
 from memgpt_cli.config import Config
 from memgpt_cli.data.batching import collate, parts_of, plan
 from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
+from memgpt_cli.data.preprocess import is_current
 from memgpt_cli.model import Batch, MemoryTransformer, attention
 from memgpt_cli.model.pointer import Pointer
 from memgpt_cli.schema import ModelConfig
@@ -91,7 +92,7 @@ def estimate(config: Config, data_root: Path) -> Estimate:
     with torch.device("meta"):
         model = choose_trainable(MemoryTransformer(shape).train(), config.optim)
     with FakeTensorMode() as fake:
-        _materialise(model)
+        _materialise(model, torch.bfloat16 if config.trainer.precision == "bf16-true" else torch.float32)
         model.encoder.checkpointing = model.decoder.checkpointing = config.trainer.gradient_checkpointing
         parameters = list(model.parameters())
         gradients = [p for p in parameters if p.requires_grad]
@@ -138,7 +139,7 @@ def _step(model: MemoryTransformer, batch: Batch, config: Config, on_gpu: bool) 
 def one_step(model: MemoryTransformer, batch: Batch, config: Config, device: str = "cpu") -> None:
     """The forward and backward pass of `MemoryModule.training_step`."""
     smoothing, sizes = config.optim.label_smoothing, config.model.memory.sizes or (0,)
-    with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.precision != "32-true"):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=config.trainer.precision.endswith("-mixed")):
         context = model.read(batch, top_k=0 if 0 in sizes else max(sizes))
         scored = model.target_logprobs(batch, context, smoothing=smoothing > 0)
         sums = training_sums(batch, context, scored, smoothing)
@@ -178,12 +179,12 @@ def _without_data(on_gpu: bool) -> Iterator[None]:
         yield
 
 
-def _materialise(model: MemoryTransformer) -> None:
+def _materialise(model: MemoryTransformer, dtype: torch.dtype) -> None:
     """Tensors on a CPU, without data, for those on the meta device, which knows no autocast."""
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape), weight.requires_grad)
+                module._parameters[name] = torch.nn.Parameter(torch.empty(weight.shape, dtype=dtype), weight.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
@@ -211,7 +212,8 @@ def model_shape(config: Config, vocab: int) -> ModelConfig:
 
 
 def _has_data(config: Config, root: Path) -> bool:
-    return (root / config.data.name / "train").is_dir()
+    """Whether the data is there, as these settings make it."""
+    return (root / config.data.name / "train").is_dir() and is_current(config.data, root)
 
 
 def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:

@@ -47,6 +47,8 @@ def _status(key: str) -> int:
 def _train(config: Config, data_root: Path, device: str) -> None:
     batches, vocab = sample_batches(config, data_root)
     model = choose_trainable(MemoryTransformer(model_shape(config, vocab)).to(device).train(), config.optim)
+    if config.trainer.precision == "bf16-true":
+        model.to(torch.bfloat16)
     model.encoder.checkpointing = model.decoder.checkpointing = config.trainer.gradient_checkpointing
     average = copy.deepcopy(model) if config.optim.average else None
     optimizer = make_optimizer(model, config.optim)

@@ -69,6 +69,9 @@ class MemoryModule(L.LightningModule):
         if scored.null is not None:
             seeing = scored.real & (batch.sees.gather(1, scored.example) > 0)
             self.latest["read_entropy"] = read_entropy(context.choice)
+            if self.model.config.memory.gate:
+                gates = torch.cat([layer.read.gate.detach() for layer in self.model.decoder.layers])
+                self.latest["gate"] = gates.abs().mean().item()
             self.latest["null_mass"] = ((scored.null * seeing).sum() / seeing.sum().clamp(min=1)).item()
         return loss
 

@@ -22,6 +22,7 @@ from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
 
 _ADAPTER = "default"
+GATE_RATE = 10  # a gate goes from 0 to about 1, a hundred times as far as a weight
 
 
 def choose_trainable(model: MemoryTransformer, optim: OptimConfig) -> MemoryTransformer:
@@ -46,7 +47,9 @@ def _add_adapters(model: MemoryTransformer, optim: OptimConfig) -> None:
         raise UsageError("optim.trainable=lora needs a library: pip install 'memgpt-cli[peft]'") from error
     targets = "|".join(optim.lora_targets)
     pattern = rf"(encoder|decoder)\.layers\.\d+\.(attention|read|feed_forward)\.({targets})"
-    settings = LoraConfig(r=optim.lora_rank, lora_alpha=optim.lora_alpha, target_modules=pattern)
+    settings = LoraConfig(
+        r=optim.lora_rank, lora_alpha=optim.lora_alpha, lora_dropout=optim.lora_dropout, target_modules=pattern
+    )
     inject_adapter_in_model(settings, model, _ADAPTER)
 
 
@@ -85,7 +88,7 @@ def _adapter_config(model: ModelConfig, optim: OptimConfig) -> dict[str, Any]:
         "revision": model.revision or None,
         "r": optim.lora_rank,
         "lora_alpha": optim.lora_alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": optim.lora_dropout,
         "bias": "none",
         "target_modules": sorted(names.get(target, target) for target in optim.lora_targets),
         "inference_mode": True,
@@ -97,19 +100,14 @@ def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.
 
     Raises UsageError where 8-bit states were asked for and the machine or the library cannot.
     """
-    memory = model.memory_parameters()
-    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    memory, memory_lr = model.memory_parameters(), optim.memory_lr or optim.lr
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, weight in model.named_parameters():
+        rate = GATE_RATE * memory_lr if name.endswith(".read.gate") else memory_lr if name in memory else optim.lr
+        decay = optim.weight_decay if weight.dim() > 1 else 0.0
         if weight.requires_grad:
-            groups.setdefault((weight.dim() > 1, name in memory), []).append(weight)
-    settings = [
-        {
-            "params": weights,
-            "weight_decay": optim.weight_decay if matrix else 0.0,
-            "lr": (optim.memory_lr or optim.lr) if reads else optim.lr,
-        }
-        for (matrix, reads), weights in groups.items()
-    ]
+            groups.setdefault((decay, rate), []).append(weight)
+    settings = [{"params": weights, "weight_decay": decay, "lr": rate} for (decay, rate), weights in groups.items()]
     if optim.optimizer == "adafactor":
         return torch.optim.Adafactor(settings, lr=optim.lr)
     if optim.optimizer == "adamw8bit":
