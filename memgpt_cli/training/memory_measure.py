@@ -28,9 +28,11 @@ def measure(config: Config, data_root: Path) -> int:
     if not torch.cuda.is_available() and sys.platform != "linux":
         raise UsageError("--measure reads a process's peak from CUDA or from Linux, and finds neither here")
     # glibc keeps what is freed in blocks below this size; the estimate counts what lives
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    package = str(Path(__file__).parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": path}
     done = subprocess.run(
-        [sys.executable, "-m", __name__, str(data_root.resolve())],
+        [sys.executable, "-P", "-m", __name__, str(data_root.resolve())],
         input=json.dumps(to_dict(config)), capture_output=True, text=True, env=environment,
     )  # fmt: skip
     if done.returncode:
