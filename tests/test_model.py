@@ -8,8 +8,8 @@ from naive import Naive
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.model.attention import SharedRead
+from memgpt_cli.model.inputs import shift
 from memgpt_cli.model.pointer import Mass
-from memgpt_cli.model.transformer import shift
 from memgpt_cli.schema import ModelConfig, ReadConfig
 
 VARIANTS = {

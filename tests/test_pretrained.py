@@ -15,7 +15,7 @@ from memgpt_cli.data.batching import collate  # noqa: E402
 from memgpt_cli.data.dataset import encode_row  # noqa: E402
 from memgpt_cli.errors import CheckpointError  # noqa: E402
 from memgpt_cli.generation.decode import generate  # noqa: E402
-from memgpt_cli.model.transformer import plain_batch  # noqa: E402
+from memgpt_cli.model.inputs import plain_batch  # noqa: E402
 
 from conftest import make_episode  # noqa: E402  # isort: skip
 

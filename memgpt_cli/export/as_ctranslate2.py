@@ -14,7 +14,7 @@ from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.as_hf import MOST_NEW, write_plain
 from memgpt_cli.export.run import Exported, Source, compare, need
 from memgpt_cli.generation.decode import generate
-from memgpt_cli.model.transformer import plain_batch
+from memgpt_cli.model.inputs import plain_batch
 from memgpt_cli.tokenizer import PAD
 
 

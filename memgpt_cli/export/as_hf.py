@@ -18,7 +18,7 @@ from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.card import USE_TRANSFORMERS, model_card
 from memgpt_cli.export.run import Exported, Source, compare, need
 from memgpt_cli.generation.decode import generate
-from memgpt_cli.model.transformer import plain_batch
+from memgpt_cli.model.inputs import plain_batch
 from memgpt_cli.tokenizer import EOS, LosslessTokenizer
 from memgpt_cli.tokenizer.pretrained import from_lossless
 

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from memgpt_cli.model.pointer import BACK
 
 
 @dataclass
@@ -65,3 +68,35 @@ class Batch:
     @property
     def target_tokens(self) -> int:
         return int((self.targets != 0).sum())
+
+
+def shift(targets: Tensor) -> Tensor:
+    """What is said before each target token: targets one place later, 0 first."""
+    return F.pad(targets, (1, -1))
+
+
+def plain_batch(input_ids: Tensor, target_ids: Tensor) -> Batch:
+    """Inputs and targets without memory as a batch of one-example episodes."""
+    count, length = input_ids.shape
+    rows = torch.arange(count, device=input_ids.device)[:, None]
+    index = 1 + torch.arange(count * length, device=input_ids.device).view(count, 1, length)
+    before = torch.stack([F.pad(input_ids, (n, 0))[:, :length] for n in range(1, BACK + 1)], -1)[:, None]
+    none = input_ids.new_zeros(count, 0)
+    return Batch(
+        texts=[input_ids],
+        input_text=rows,
+        input_tokens=input_ids[:, None],
+        input_index=index,
+        input_before=before,
+        entry_text=none,
+        entry_kind=none,
+        memory_tokens=none,
+        memory_index=none,
+        memory_entry=none,
+        memory_before=input_ids.new_zeros(count, 0, BACK),
+        sees=rows * 0,
+        targets=target_ids[:, None],
+        packed=torch.arange(target_ids.shape[1], device=input_ids.device).expand(count, -1),
+        evidence=input_ids.new_zeros(0, 3),
+        rows=[[(n, 0)] for n in range(count)],
+    )

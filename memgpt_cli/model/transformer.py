@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from memgpt_cli.model.attention import MASKED, Packing, RelativeBias, causal_bias, window_bias
-from memgpt_cli.model.inputs import Batch
+from memgpt_cli.model.inputs import Batch, plain_batch, shift
 from memgpt_cli.model.layers import DecoderLayer, EncoderLayer
 from memgpt_cli.model.pointer import BACK, Pointed, Pointer, copied_distribution, copied_mass, copyable, mix
 from memgpt_cli.model.retrieval import Choice, Retriever
@@ -337,35 +337,3 @@ class Scored:
         """[G, Q] summed over each example's tokens: [G, E]."""
         out = values.new_zeros(values.shape[0], examples)
         return out.scatter_add(1, self.example, values * self.real)
-
-
-def shift(targets: Tensor) -> Tensor:
-    """What is said before each target token: targets one place later, 0 first."""
-    return F.pad(targets, (1, -1))
-
-
-def plain_batch(input_ids: Tensor, target_ids: Tensor) -> Batch:
-    """Inputs and targets without memory as a batch of one-example episodes."""
-    count, length = input_ids.shape
-    rows = torch.arange(count, device=input_ids.device)[:, None]
-    index = 1 + torch.arange(count * length, device=input_ids.device).view(count, 1, length)
-    before = torch.stack([F.pad(input_ids, (n, 0))[:, :length] for n in range(1, BACK + 1)], -1)[:, None]
-    none = input_ids.new_zeros(count, 0)
-    return Batch(
-        texts=[input_ids],
-        input_text=rows,
-        input_tokens=input_ids[:, None],
-        input_index=index,
-        input_before=before,
-        entry_text=none,
-        entry_kind=none,
-        memory_tokens=none,
-        memory_index=none,
-        memory_entry=none,
-        memory_before=input_ids.new_zeros(count, 0, BACK),
-        sees=rows * 0,
-        targets=target_ids[:, None],
-        packed=torch.arange(target_ids.shape[1], device=input_ids.device).expand(count, -1),
-        evidence=input_ids.new_zeros(0, 3),
-        rows=[[(n, 0)] for n in range(count)],
-    )

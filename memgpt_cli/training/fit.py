@@ -182,26 +182,7 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
             save_adapter(best, config.optim, run / "adapter")
 
     keep = KeepCheckpoints(run, settings.checkpoint_every, settings.keep_checkpoints, save_best)
-    trainer = L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=settings.precision,  # type: ignore[arg-type]
-        max_steps=settings.max_steps,
-        max_epochs=-1,
-        gradient_clip_val=config.optim.clip or None,
-        val_check_interval=min(settings.val_every, settings.max_steps),
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        logger=TensorBoardLogger(str(run), name="", version="logs"),
-        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep],
-        plugins=[SafeCheckpointIO()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=settings.log_every,
-        use_distributed_sampler=False,
-    )
+    trainer = _make_trainer(config, run, console, keep)
     if trainer.is_global_zero:
         size = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -226,6 +207,30 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
     if not (run / "model").is_dir() and trainer.is_global_zero:
         save_best(module, {"step": trainer.global_step})
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpoints) -> L.Trainer:
+    settings = config.trainer
+    return L.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        gradient_clip_val=config.optim.clip or None,
+        val_check_interval=min(settings.val_every, settings.max_steps),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(str(run), name="", version="logs"),
+        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=settings.log_every,
+        use_distributed_sampler=False,
+    )
 
 
 def _stop_gently(trainer: L.Trainer) -> list[int]:

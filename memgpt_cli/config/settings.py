@@ -1,15 +1,9 @@
-"""Configuration: YAML under `conf/` composed by Hydra, checked against frozen dataclasses, one line per mistake.
-
-Built on Hydra's compose API: `@hydra.main` and a Typer program exclude each other (hydra#409).
-"""
+"""Every setting, as frozen dataclasses that check themselves, and the way from plain values to them."""
 
 import dataclasses
 import difflib
-import os
-import re
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from memgpt_cli.errors import ConfigError, did_you_mean
@@ -231,120 +225,6 @@ class Config:
     preset: str = "tiny"
 
 
-GROUPS = ("data", "model", "optim", "trainer", "memory", "experiment", "debug")
-
-
-def conf_dir() -> Path:
-    """The configuration folder: the repository's where both exist (an editable install may leave a stale copy)."""
-    package = Path(__file__).parent
-    for folder in (package.parent / "conf", package / "conf"):
-        if (folder / "train.yaml").is_file():
-            return folder
-    raise ConfigError(f"no configuration found at {package / 'conf'}: reinstall memgpt-cli")
-
-
-_FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
-
-
-def compose(command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
-    """The configuration of a command with Hydra overrides; raises ConfigError with one line for a person."""
-    raw = _compose(command, overrides, config_dir)
-    if raw["model"].get("init_from"):
-        raw = _for_pretrained(command, overrides, config_dir, raw)
-    config: Config = build(Config, {k: v for k, v in raw.items() if k != "presets"} | {"preset": raw["presets"]["model"]})
-    return _with_pretrained_tokenizer(config)
-
-
-def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
-    """Plain values as Hydra composes them, and under `presets` which preset of each group it took."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf, open_dict
-    from omegaconf.errors import OmegaConfBaseException
-
-    search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
-    try:
-        free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
-        ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            raw = hydra_compose(command, overrides=[*free, *search], return_hydra_config=True)
-        presets = dict(raw.hydra.runtime.choices)
-        with open_dict(raw):
-            del raw["hydra"]
-        values: Any = OmegaConf.to_container(raw, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(str(error), overrides, config_dir)) from error
-    composed: dict[str, Any] = {**values, "presets": presets}
-    return composed
-
-
-_LOADING = ("init_from", "revision", "init_parts", "memory", "dropout", "copy")  # what init_from leaves to ModelConfig
-
-
-def _for_pretrained(command: str, overrides: list[str], config_dir: Path | None, raw: dict[str, Any]) -> dict[str, Any]:
-    """`model.init_from` brings the presets that fit pretrained weights, where no others are named.
-
-    An experiment that starts from pretrained weights is taken as it is. One that does not, given `model.init_from=…` on top,
-    loses its model and optimiser: its learning rate is for random weights, its shape is not the checkpoint's.
-    """
-    given = {o.lstrip("+").partition("=")[0] for o in overrides}
-    shape = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _LOADING and f"model.{f.name}" in given]
-    if shape:
-        raise ConfigError(f"model.{shape[0]} comes from the checkpoint that model.init_from names: leave it out")
-    added = {"model": "pretrained"} if "model.init_from" in given and "model" not in given else {}
-    if raw["presets"]["optim"] != "finetune" and "optim" not in given:
-        added["optim"] = "finetune"
-    presets = [f"{group}={name}" for group, name in added.items()]
-    raw = _compose(command, [*presets, *overrides], config_dir)
-    if "model.init_from" in given:
-        own = [o for o in overrides if o.lstrip("+").startswith(("model.", "optim."))]
-        raw |= {group: _compose(command, [*presets, *own], config_dir)[group] for group in added}
-        raw["model"]["vocab_size"] = 0  # a preset's is another checkpoint's
-    folder = Path(raw["model"]["init_from"]).expanduser()
-    if folder.is_dir():  # however it was written, one folder is one folder
-        raw["model"]["init_from"] = str(folder.resolve())
-    return raw
-
-
-def _with_pretrained_tokenizer(config: Config) -> Config:
-    """Data for a pretrained model is cut by that model's tokenizer, and has a name of its own for it."""
-    model, data = config.model, config.data
-    if not model.init_from or data.tokenizer.path:
-        return config
-    tokenizer = dataclasses.replace(data.tokenizer, path=model.init_from, revision=model.revision)
-    slug = re.sub(r"[^\w.-]+", "-", Path(model.init_from).name).strip("-")
-    return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=tokenizer, name=f"{data.name}-{slug}"))
-
-
-def override(base: Config, command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
-    """A run's own configuration with overrides on top: `group=preset` replaces a group, `key=value` a setting."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if not overrides:
-        return base
-    composed = to_dict(compose(command, overrides, config_dir))  # also checks them all
-    merged = OmegaConf.create(to_dict(base))
-    try:
-        for part in OverridesParser.create().parse_overrides(overrides):
-            key = part.key_or_group
-            if key in GROUPS:
-                changed = (key,) if key in composed else tuple(composed)
-                for group in changed:
-                    merged[group] = composed[group]
-            else:
-                OmegaConf.update(merged, key, part.value(), force_add=True)
-        values: Any = OmegaConf.to_container(merged)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(str(error), overrides, config_dir)) from error
-    config: Config = build(Config, values)
-    return config
-
-
 def build(kind: type, values: dict[str, Any], place: str = "") -> Any:
     """A (nested) frozen dataclass from plain values; every unknown key and wrong type is named in one ConfigError."""
     problems: list[str] = []
@@ -404,62 +284,6 @@ def _convert(kind: Any, value: Any, name: str, problems: list[str]) -> Any:
     return value
 
 
-def choices(group: str, config_dir: Path | None = None) -> list[str]:
-    """The presets of a group, such as cpu, gpu4 of `trainer`."""
-    folders = [conf_dir() / group] + ([config_dir / group] if config_dir else [])
-    return sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
-
-
-def _explain(message: str, overrides: list[str], config_dir: Path | None) -> str:
-    """One line from what Hydra or OmegaConf said."""
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if "=" not in override and not override.startswith("~"):
-            groups = [g for g in GROUPS if override in choices(g, config_dir)]
-            hint = f" Did you mean '{groups[0]}={override}'?" if groups else ""
-            return f"'{override}' is no setting: expected key=value, as in 'trainer=cpu'.{hint}"
-        if key in GROUPS and value and value not in choices(key, config_dir):
-            names = choices(key, config_dir)
-            near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-            hint = f" Did you mean '{key}={near[0]}'?" if near else f" Known: {', '.join(names)}."
-            return f"'{override}': there is no {key} preset '{value}'.{hint}"
-    if (
-        "Lexer" in message
-        or "mismatched input" in message
-        or "extraneous input" in message
-        or "no viable alternative" in message
-    ):
-        bad = next(
-            (o for o in overrides if o in message), next((o for o in overrides if re.search(r"[<>|!?*;]", o)), overrides[0])
-        )
-        key, _, value = bad.partition("=")
-        return f"'{bad}' cannot be read: quote the value inside the argument, as in '{key}=\"{value}\"'"
-    missing = re.search(r"Could not override '([^']+)'", message)
-    if missing:
-        return unknown_key(missing.group(1))
-    return " ".join(message.split("\n")[0].split())
-
-
-_OTHER_NAMES = {
-    "learning_rate": "optim.lr", "batch_size": "trainer.batch_tokens", "epochs": "trainer.max_steps", "max_epochs": "trainer.max_steps",
-    "steps": "trainer.max_steps", "gpus": "trainer.devices", "layers": "model.n_encoder_layers", "vocab_size": "data.tokenizer.vocab_size",
-}  # fmt: skip
-
-
-def unknown_key(key: str) -> str:
-    every = all_keys()
-    if key.rsplit(".", 1)[-1] in _OTHER_NAMES:
-        return f"'{key}' is not a setting. Did you mean '{_OTHER_NAMES[key.rsplit('.', 1)[-1]]}'?"
-    near = difflib.get_close_matches(key, every, n=1, cutoff=0.5)
-    last = key.rsplit(".", 1)[-1]
-    by_name = [k for k in every if k.rsplit(".", 1)[-1] == last]
-    best = by_name or near or difflib.get_close_matches(last, [k.rsplit(".", 1)[-1] for k in every], n=1, cutoff=0.6)
-    if best and best[0] not in every:
-        best = [k for k in every if k.endswith("." + best[0])]
-    hint = f" Did you mean '{best[0]}'?" if best else " See memgpt config."
-    return f"'{key}' is not a setting.{hint}"
-
-
 def all_keys(kind: Any = Config, place: str = "") -> list[str]:
     """Every setting by its dotted name."""
     keys: list[str] = []
@@ -471,8 +295,3 @@ def all_keys(kind: Any = Config, place: str = "") -> list[str]:
 
 def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
-
-
-def home() -> Path:
-    """Where personal state lives: $MEMGPT_HOME, by default ~/.local/share/memgpt-cli (~/.memgpt is Letta's)."""
-    return Path(os.environ.get("MEMGPT_HOME") or Path.home() / ".local" / "share" / "memgpt-cli")

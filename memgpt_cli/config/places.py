@@ -1,0 +1,28 @@
+"""Where presets and personal state live."""
+
+import os
+from pathlib import Path
+
+from memgpt_cli.errors import ConfigError
+
+GROUPS = ("data", "model", "optim", "trainer", "memory", "experiment", "debug")
+
+
+def conf_dir() -> Path:
+    """The configuration folder: the repository's where both exist (an editable install may leave a stale copy)."""
+    package = Path(__file__).parents[1]
+    for folder in (package.parent / "conf", package / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise ConfigError(f"no configuration found at {package / 'conf'}: reinstall memgpt-cli")
+
+
+def choices(group: str, config_dir: Path | None = None) -> list[str]:
+    """The presets of a group, such as cpu, gpu4 of `trainer`."""
+    folders = [conf_dir() / group] + ([config_dir / group] if config_dir else [])
+    return sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
+
+
+def home() -> Path:
+    """Where personal state lives: $MEMGPT_HOME, by default ~/.local/share/memgpt-cli (~/.memgpt is Letta's)."""
+    return Path(os.environ.get("MEMGPT_HOME") or Path.home() / ".local" / "share" / "memgpt-cli")
