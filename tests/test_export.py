@@ -182,12 +182,22 @@ def test_a_check_that_fails_keeps_nothing(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(as_hf, "save_file", broken)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("kept")
+    (tmp_path / "out" / "memgpt_export.json").write_text("kept")
     with pytest.raises(CheckpointError, match="not the same model: logits differ by"):
         export_run("tuned", runs, tmp_path / "out", "hf", force=True)
-    assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine"]
-    with pytest.raises(UsageError, match="not empty: name another folder, or add --force"):
-        export_run("tuned", runs, tmp_path / "out", "hf")
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "memgpt_export.json"]
+
+
+def test_only_an_export_is_ever_replaced(runs, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    with pytest.raises(UsageError, match="holds other things than an export"):
+        export_run("tuned", runs, tmp_path, "safetensors", force=True)
+    assert (tmp_path / "mine").read_text() == "kept"
+    export_run("tuned", runs, tmp_path / "out", "safetensors")
+    with pytest.raises(UsageError, match="holds an export already: name another folder, or add --force"):
+        export_run("scratch", runs, tmp_path / "out", "safetensors")
+    export_run("scratch", runs, tmp_path / "out", "safetensors", force=True)
+    assert json.loads((tmp_path / "out" / "memgpt_export.json").read_text())["run"] == "scratch"
 
 
 def test_unknown_formats_and_missing_libraries_are_one_line(runs, tmp_path, monkeypatch):

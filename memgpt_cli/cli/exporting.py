@@ -19,7 +19,7 @@ def export(
     push: Annotated[str, typer.Option("--push", metavar="REPO", help="Upload to this repository of the hub as well.")] = "",
     private: Annotated[bool, typer.Option("--private", help="Where --push makes the repository, make it private.")] = False,
     license: Annotated[str, typer.Option("--license", help="For the model card, such as apache-2.0.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace what is in DIR.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the export that DIR holds.")] = False,
     as_json: Json = False,
 ) -> None:
     """Hand a trained model on in a format of others; what was written is loaded there and compared before it is kept."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memgpt_cli import __version__
 from memgpt_cli.checkpoint import find_run, load_model
 from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
@@ -88,6 +89,7 @@ def _writers() -> dict[str, Writer]:
     return {"hf": write_hf, "safetensors": write_safetensors, "onnx": write_onnx, "ctranslate2": write_ctranslate2}
 
 
+MARK = "memgpt_export.json"  # --force replaces folders that hold this file, and no others
 FORMATS = ("hf", "safetensors", "onnx", "ctranslate2")
 _IMPOSSIBLE = {
     "gguf": "llama.cpp's T5 has no memory, and no package brings its runtime to check an export with; export hf and use its convert_hf_to_gguf.py"
@@ -105,8 +107,11 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
         raise UsageError(
             f"--format {kind} is not possible: {why}" if why else f"'{kind}' is no format.{did_you_mean(kind, FORMATS)}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-        raise UsageError(f"{folder} is there and not empty: name another folder, or add --force")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not (folder / MARK).is_file():
+            raise UsageError(f"{folder} holds other things than an export: name another folder")
+        if not force:
+            raise UsageError(f"{folder} holds an export already: name another folder, or add --force to replace it")
     folder = folder.resolve()
     run = find_run(name, root)
     model, tokenizer, config = load_model(run / "model")
@@ -117,6 +122,7 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
     partial.mkdir(parents=True)
     try:
         made = _writers()[kind](source, partial)
+        (partial / MARK).write_text(json.dumps({"format": kind, "run": run.name, "memgpt": __version__}))
         replace_folder(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
