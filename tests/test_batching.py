@@ -101,3 +101,12 @@ def test_too_few_examples_for_the_processes_is_said():
     lengths = [(np.array([1]), np.array([1]), np.array([1]), np.array([1]))]
     with pytest.raises(ValueError, match="fewer examples than processes"):
         plan(parts_of(lengths, 10), 10, None, world=2)
+
+
+@pytest.mark.parametrize(("episodes", "world"), [(5, 3), (4, 3), (7, 4), (5, 2), (3, 3)])
+def test_few_long_examples_are_shared_out_all_the_same(episodes, world):
+    """Each fills a batch of its own and cannot be halved: going up and down by turns, planning never ended."""
+    one = (np.array([9]), np.array([40]), np.array([40]), np.array([1]))
+    batches = plan(parts_of([one] * episodes, 50), 50, None, world)
+    assert len(batches) == episodes // world * world
+    assert sorted(p.episode for batch in batches for p in batch) == list(range(episodes))

@@ -63,17 +63,29 @@ def plan(parts: Sequence[Part], budget: int, rng: random.Random | None, world: i
         current.append(part)
     if current:
         batches.append(current)
-    while len(batches) % world:
-        batches.sort(key=lambda b: sum(p.last - p.first for p in b))
-        if sum(p.last - p.first for p in batches[-1]) > 1:
-            batches[-1:] = _halve(batches[-1])
-        elif len(batches) > world:
-            batches[:2] = [batches[0] + batches[1]]  # single examples, each over the budget: one batch must hold two
-        else:
-            raise ValueError("fewer examples than processes: use fewer devices or more data")
+    _even_out(batches, world)
     if rng is not None:
         rng.shuffle(batches)
     return batches
+
+
+def _examples(batch: list[Part]) -> int:
+    return sum(p.last - p.first for p in batch)
+
+
+def _even_out(batches: list[list[Part]], world: int) -> None:
+    """Makes their number a multiple of `world`: by halving the largest, or, where there are too few examples for that, by
+    joining the smallest, over the budget if need be."""
+    more, fewer = -(-len(batches) // world) * world, len(batches) // world * world
+    wanted = more if sum(map(_examples, batches)) >= more else fewer
+    if not wanted:
+        raise ValueError("fewer examples than processes: use fewer devices or more data")
+    while len(batches) != wanted:
+        batches.sort(key=_examples)
+        if len(batches) < wanted:
+            batches[-1:] = _halve(batches[-1])
+        else:
+            batches[:2] = [batches[0] + batches[1]]
 
 
 def _halve(batch: list[Part]) -> list[list[Part]]:
