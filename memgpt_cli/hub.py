@@ -22,6 +22,11 @@ def is_hub_id(name: str) -> bool:
     return bool(_ID.fullmatch(name)) and not Path(name).expanduser().exists()
 
 
+def without_place(name: str) -> str:
+    """A hub id as it is; of a folder its name alone, so that nothing made public tells where it lay."""
+    return name if is_hub_id(name) else Path(name).name
+
+
 def fetch(name: str, revision: str = "", weights: bool = True) -> Path:
     """The folder that holds a pretrained model.
 

@@ -68,10 +68,12 @@ def _for_pretrained(command: str, overrides: list[str], config_dir: Path | None,
     if raw["presets"]["optim"] != "finetune" and "optim" not in given:
         added["optim"] = "finetune"
     presets = [f"{group}={name}" for group, name in added.items()]
-    raw = _compose(command, [*presets, *overrides], config_dir)
+    if presets:
+        raw = _compose(command, [*presets, *overrides], config_dir)
     if "model.init_from" in given:
         own = [o for o in overrides if o.lstrip("+").startswith(("model.", "optim."))]
-        raw |= {group: _compose(command, [*presets, *own], config_dir)[group] for group in added}
+        alone = _compose(command, [*presets, *own], config_dir)
+        raw |= {group: alone[group] for group in added}
         raw["model"]["vocab_size"] = 0  # a preset's is another checkpoint's
     folder = Path(raw["model"]["init_from"]).expanduser()
     if folder.is_dir():  # however it was written, one folder is one folder

@@ -1,19 +1,18 @@
 """The model card of an export: what it was made from, how good it is, how its memory works, and how to use it."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from memgpt_cli import __version__
 from memgpt_cli.export.run import Source
-from memgpt_cli.hub import is_hub_id
+from memgpt_cli.hub import without_place
 
 
 def model_card(source: Source, use: str) -> str:
     """Markdown with the hub's front matter, `use` being how this export is used. Every figure is from the run's own files."""
     config, model, notes = source.config, source.model.config, source.notes
     size = sum(p.numel() for p in source.model.parameters()) / 1e6
-    limits, read, base = config.data.limits, model.memory, _base(source)
+    limits, read, base = config.data.limits, model.memory, without_place(model.init_from)
     front = ["pipeline_tag: text2text-generation", "tags: [memgpt, memory]"]
     front += ["library_name: transformers"] if use == USE_TRANSFORMERS else []
     front += [f"license: {source.license}"] if source.license else []
@@ -53,12 +52,6 @@ With its memory: `memgpt train model.init_from=FOLDER`, or `memgpt_cli.checkpoin
 
 USE_RUN = """`memgpt chat --run FOLDER`, and so `generate`, `eval` and `export`. In Python:
 `memgpt_cli.checkpoint.load_model(Path(FOLDER) / "model")` gives model, tokenizer and configuration."""
-
-
-def _base(source: Source) -> str:
-    """What it was fine-tuned from: a hub id, or the name of a folder without its place on somebody's disk."""
-    name = source.model.config.init_from
-    return name if is_hub_id(name) else Path(name).name
 
 
 def _results(source: Source) -> list[str]:

@@ -17,7 +17,7 @@ from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import CheckpointError, UsageError, did_you_mean
 from memgpt_cli.files import replace_folder
-from memgpt_cli.hub import is_hub_id
+from memgpt_cli.hub import without_place
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import EOS, Tokenizer
 
@@ -132,20 +132,16 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
 
 def without_places(config: Config) -> Config:
     """The configuration without the folders of the machine it was trained on: names stay, their places go."""
-
-    def name(place: str) -> str:
-        return place if place == "bundled" or is_hub_id(place) else Path(place).name
-
     data, model = config.data, config.model
-    tokenizer = replace(data.tokenizer, path=name(data.tokenizer.path))
+    tokenizer = replace(data.tokenizer, path=without_place(data.tokenizer.path))
     files = {
         split: [Path(str(f)).name for f in ([given] if isinstance(given, str) else given)]
         for split, given in data.files.items()
     }
     options = {k: Path(v).name if isinstance(v, str) and "/" in v else v for k, v in data.options.items()}
-    data = replace(data, path=name(data.path), tokenizer=tokenizer, files=files, options=options)
+    data = replace(data, path=without_place(data.path), tokenizer=tokenizer, files=files, options=options)
     store = replace(config.memory, store="", namespace="")
-    return replace(config, data=data, model=replace(model, init_from=name(model.init_from)), memory=store)
+    return replace(config, data=data, model=replace(model, init_from=without_place(model.init_from)), memory=store)
 
 
 def need(module: str, extra: str = "export") -> Any:

@@ -4,6 +4,7 @@ Shapes: G episodes, E examples of each, S input tokens, T target tokens, N entri
 Q target tokens of an episode.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,12 +55,17 @@ class Batch:
     rows: list[list[tuple[int, int]]]
 
     def to(self, device: torch.device | str) -> "Batch":
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, non_blocking=True)
-            return [move(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return change(value)
+            return [changed(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
+
+        return Batch(**{f.name: changed(getattr(self, f.name)) for f in fields(self)})
 
     @property
     def examples(self) -> int:

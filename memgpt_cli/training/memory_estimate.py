@@ -97,7 +97,7 @@ def estimate(config: Config, data_root: Path) -> Estimate:
         parameters = list(model.parameters())
         gradients = [p for p in parameters if p.requires_grad]
         held = sum(p.nbytes for p in gradients)
-        peaks = [_step(model, _fake(batch, fake), config, on_gpu) for batch in batches]
+        peaks = [_step(model, batch.map(fake.from_tensor), config, on_gpu) for batch in batches]
     weights = sum(p.nbytes for p in parameters)
     average = weights if config.optim.average else 0
     states = optimizer_bytes(config.optim.optimizer, gradients)
@@ -107,9 +107,7 @@ def estimate(config: Config, data_root: Path) -> Estimate:
     step = held + (held if on_gpu and config.optim.optimizer == "adamw" else 0)
     total = fixed + max(*peaks, step)
     activations = total - fixed - held
-    return Estimate(
-        weights, average, held + buckets, states, activations, total, config.trainer.batch_tokens, _has_data(config, data_root)
-    )
+    return Estimate(weights, average, held + buckets, states, activations, total, config.trainer.batch_tokens, bool(vocab))
 
 
 def optimizer_bytes(name: str, trained: list[Any]) -> int:
@@ -190,15 +188,6 @@ def _materialise(model: MemoryTransformer, dtype: torch.dtype) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def _fake(batch: Batch, fake: FakeTensorMode) -> Batch:
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return fake.from_tensor(value)
-        return [move(v) for v in value] if isinstance(value, list) and value and isinstance(value[0], Tensor) else value
-
-    return Batch(**{f.name: move(getattr(batch, f.name)) for f in fields(batch)})
-
-
 def model_shape(config: Config, vocab: int) -> ModelConfig:
     """The model's shape without its weights: from the checkpoint's configuration, else from the preset that knows it."""
     model = config.model
@@ -217,7 +206,7 @@ def _has_data(config: Config, root: Path) -> bool:
 
 
 def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
-    """The largest batches there will be, by what is encoded and by what is read, and the tokenizer's size."""
+    """The largest batches there will be, by what is encoded and by what is read, and the tokenizer's size; 0 without data."""
     budget = config.trainer.batch_tokens
     if not _has_data(config, root):
         return [_full_batch(config)], 0
