@@ -3,9 +3,8 @@
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,43 +14,14 @@ from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.data.sources.dialogue import render_turn
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.generation.postprocess import StreamDecoder
-from memgpt_cli.memory import Item, Store, Stored
+from memgpt_cli.generation.recall import Encoder
+from memgpt_cli.memory import Filter, Item, Receipt, Store, Stored
+from memgpt_cli.memory.protocol import now
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
-from memgpt_cli.tokenizer import EOS, Tokenizer
+from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
+from memgpt_cli.tokenizer import Tokenizer
 
 OnText = Callable[[str], None]
-
-
-class Encoder:
-    """Keys of entries and queries of inputs, as the store compares them."""
-
-    def __init__(self, model: MemoryTransformer, tokenizer: Tokenizer, max_tokens: int = 512) -> None:
-        self.model, self.tokenizer, self.max_tokens = model, tokenizer, max_tokens
-
-    @torch.inference_mode()
-    def _pooled(self, texts: Sequence[str]) -> torch.Tensor:
-        device = next(self.model.parameters()).device
-        ids = [[*i[: self.max_tokens], EOS] for i in self.tokenizer.encode_all(texts)]
-        order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
-        out = torch.zeros(len(ids), self.model.config.d_model)
-        for first in range(0, len(order), 512):
-            rows = order[first : first + 512]
-            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids[n]) for n in rows], batch_first=True).to(device)
-            out[rows] = self.model.encode_texts([tokens])[1].float().cpu()
-        return out.to(device)
-
-    @torch.inference_mode()
-    def keys(self, texts: Sequence[str]) -> "torch.Tensor":
-        return self.model.retriever.keys(self._pooled(texts)).cpu()
-
-    @torch.inference_mode()
-    def queries(self, texts: Sequence[str]) -> "torch.Tensor":
-        return self.model.retriever.queries(self._pooled(texts)).cpu()
-
-    def items(self, entries: Sequence[Entry]) -> list[Item]:
-        keys: Any = self.keys([e.text for e in entries]).numpy() if entries else []
-        return [Item(e.text, e.kind, e.meta, key) for e, key in zip(entries, keys, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -81,10 +51,8 @@ class _Event:
     id: int | None = None  # in the store
 
 
-def entry_from(text: str, kind: str = "note") -> Entry:
-    """A note of the user's (or what `kind` says); `head | relation | tail` is a fact."""
-    triple = parse_triple(text)
-    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, kind)
+def _session(turn: Stored) -> str:
+    return str(turn.provenance[0].get("session", "")) if turn.provenance else ""
 
 
 def read_knowledge(path: Path) -> list[Entry]:
@@ -123,14 +91,15 @@ class Conversation:
         self.session = uuid.uuid4().hex[:12]
         self.events: list[_Event] = []
         self.last: Reply | None = None
+        self._recalled_texts: set[str] = set()  # for the last input
 
     # what is remembered
 
     def resume(self) -> int:
         """Goes on with the newest stored conversation; returns how many turns it had."""
-        turns = list(self.store.list(self.namespace, "turn"))
-        newest = turns[-1].meta.get("session") if turns else None
-        mine = [e for e in turns if e.meta.get("session") == newest]
+        turns = list(self.store.all(self.namespace, Filter(kind="turn")))
+        newest = _session(turns[-1]) if turns else ""
+        mine = [e for e in turns if _session(e) == newest]
         if not newest or any(e.meta.get("closed") for e in mine):
             return 0
         self.session = newest
@@ -148,23 +117,23 @@ class Conversation:
         if last is not None and last.id is not None:
             (stored,) = self.store.get(self.namespace, [last.id])
             key = self.encoder.keys([stored.text]).numpy()[0]
-            self.store.update(self.namespace, last.id, Item(stored.text, "turn", {**stored.meta, "closed": True}, key))
+            closed = Item(stored.text, "turn", {**stored.meta, "closed": True}, key=key, searchable=stored.searchable)
+            self.store.edit(self.namespace, last.id, closed)
         self.session = uuid.uuid4().hex[:12]
         self.events, self.last = [], None
 
     def remember(self, text: str) -> Entry:
         entry = entry_from(text)
-        self.store.add(
-            self.namespace, self.encoder.items([Entry(entry.text, entry.kind, {**entry.meta, "source": "remember"})])
-        )
+        origin = {"who": self.config.user, "when": now(), "session": self.session}
+        self.store.put(self.namespace, self.encoder.items([entry], origin))
         return entry
 
     def matches(self, what: str) -> list[Stored]:
         """Stored entries of this id, or that contain these words."""
         by_id = self.store.get(self.namespace, [int(what)]) if what.isdecimal() and len(what) < 18 else []
-        return by_id or self.store.find(self.namespace, what)
+        return by_id or list(self.store.all(self.namespace, Filter(contains=what)))
 
-    def forget(self, entries: Sequence[Stored]) -> int:
+    def forget(self, entries: Sequence[Stored]) -> Receipt:
         """Erases entries from the store and from this conversation."""
         texts = {e.text for e in entries}
         self.events = [e for e in self.events if e.entry.text not in texts]
@@ -186,9 +155,16 @@ class Conversation:
 
     def _say(self, speaker: str, text: str) -> None:
         entry = Entry(render_turn(speaker, text), "turn", {"speaker": speaker})
-        place = sum(1 for e in self.events if e.speaker)
-        meta = {"speaker": speaker, "said": text, "session": self.session, "place": place}
-        (id,) = self.store.add(self.namespace, self.encoder.items([Entry(entry.text, "turn", meta)]))
+        origin = {
+            "who": speaker,
+            "when": now(),
+            "session": self.session,
+            "place": sum(1 for e in self.events if e.speaker),
+        }
+        # a reply that only says again what was recalled is part of the conversation, but no second memory of it
+        again = speaker == self.config.bot and text.strip() in self._recalled_texts
+        (item,) = self.encoder.items([Entry(entry.text, "turn", {"speaker": speaker, "said": text})], origin)
+        (id,) = self.store.put(self.namespace, [replace(item, searchable=not again)]).ids
         self.events.append(_Event(entry, speaker, text, id))
 
     def reply(self, text: str, on_text: OnText | None = None) -> Reply:
@@ -218,7 +194,7 @@ class Conversation:
     def _look_up(self, text: str) -> list[Entry]:
         """Facts about every head that has all the values a look-up names; the user's own before the common knowledge."""
         facts: dict[str, dict[str, Entry]] = defaultdict(dict)
-        stored = (Entry(e.text, e.kind, e.meta) for e in self.store.list(self.namespace, "fact"))
+        stored = (Entry(e.text, e.kind, e.meta) for e in self.store.all(self.namespace, Filter(kind="fact")))
         for entry in (*stored, *self.knowledge):
             triple = parse_triple(entry.text)
             if triple:
@@ -240,10 +216,11 @@ class Conversation:
         if not self.recall:
             return []
         key = self.encoder.queries([query])
-        (hits,) = self.store.search(self.namespace, key.numpy(), self.recall + len(self.events))
+        (hits,) = self.store.search(self.namespace, key.numpy(), k=self.recall + len(self.events))
         here = {e.id for e in self.events if e.id is not None}
         found = [h.entry for h in hits if h.entry.id not in here and (not self.config.lookup or h.entry.kind == "note")]
         entries = [Entry(e.text, e.kind, e.meta) for e in found[: self.recall]]
+        self._recalled_texts = {e.meta.get("said", e.text).strip() for e in entries}
         if self.knowledge and not self.config.lookup:
             if self._knowledge_keys is None:
                 self._knowledge_keys = self.encoder.keys([e.text for e in self.knowledge])

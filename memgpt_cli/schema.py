@@ -110,6 +110,12 @@ def parse_triple(text: str) -> tuple[str, str, str] | None:
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
 
 
+def entry_from(text: str, kind: str = "note") -> Entry:
+    """A note of the user's (or what `kind` says); `head | relation | tail` is a fact."""
+    triple = parse_triple(text)
+    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, kind)
+
+
 @dataclass(frozen=True)
 class ReadConfig:
     """How the decoder reads memory (`model.memory`)."""

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from memgpt_cli.config import Config
     from memgpt_cli.data.preprocess import Report
+    from memgpt_cli.generation.recall import Encoder
+    from memgpt_cli.memory import Store
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -44,6 +46,17 @@ ConfigDir = Annotated[
 ]
 Run = Annotated[str, typer.Option("--run", help="A run's name or folder; the newest where empty.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store", help="A path, sqlite:///PATH or postgresql://USER@HOST/DB; $MEMGPT_HOME/memory.sqlite where empty."
+    ),
+]
+Namespace = Annotated[str, typer.Option("--namespace", help="Whose memory; your user name where empty.")]
+KeyEnv = Annotated[
+    str,
+    typer.Option("--key-env", envvar="MEMGPT_KEY_ENV", help="The environment variable that holds an encrypted store's key."),
+]
 
 
 @app.callback()
@@ -78,6 +91,29 @@ def data_folder(config: "Config", quiet: bool = False) -> Path:
 def run_name(config: "Config") -> str:
     """Data and model; data cut for a pretrained model is named after both already."""
     return config.run or (config.data.name if config.model.init_from else f"{config.data.name}-{config.preset}")
+
+
+def user_name() -> str:
+    """The namespace of who gives none."""
+    import getpass
+
+    from memgpt_cli.errors import UsageError
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user of that number
+        raise UsageError("this system has no name for you: say whose memory it is with --namespace NAME") from None
+
+
+def key_what_is_not(store: "Store", namespace: str, encoder: "Encoder") -> None:
+    """Keys for entries that have none of this model: added by another one, or without any."""
+    from memgpt_cli.generation.recall import add_keys
+
+    missing = store.stats(namespace)["unkeyed"]
+    if missing:
+        console(stderr=True).print(f"{missing:,} entries of '{namespace}' have no key of this model yet: adding them")
+        with progress("adding keys") as report:
+            add_keys(store, namespace, encoder, report)
 
 
 @contextmanager

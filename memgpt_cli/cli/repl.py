@@ -11,6 +11,7 @@ from rich.table import Table
 
 from memgpt_cli.chat import Conversation, Reply
 from memgpt_cli.errors import did_you_mean
+from memgpt_cli.memory import Filter
 
 HELP = {
     "/help": "this list",
@@ -108,7 +109,7 @@ class Repl:
 
     def memory(self, rest: str) -> None:
         store, owner = self.conversation.store, self.conversation.namespace
-        entries = store.find(owner, rest) if rest else list(store.list(owner))
+        entries = list(store.all(owner, Filter(contains=rest)))
         if not entries:
             self.say(f"nothing about '{rest}' in memory" if rest else "memory is empty: /remember TEXT keeps something")
             return
@@ -137,7 +138,9 @@ class Repl:
             if input(f"forget these {len(found)} entries for good? [y/N] ").strip().lower() not in ("y", "yes"):
                 self.say("kept")
                 return
-        self.say(f"forgot {self.conversation.forget(found)} entries that contain '{rest}'; their bytes are erased")
+        receipt = self.conversation.forget(found)
+        done = "their bytes are erased" if receipt.state == "erased" else f"not yet erased: {receipt.reason}"
+        self.say(f"forgot {receipt.entries} entries that contain '{rest}'; {done}")
 
     def why(self, rest: str) -> None:
         last = self.conversation.last

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import RUNS_ROOT, ConfigDir, Json, Overrides, Run, app, console
+from memgpt_cli.cli.app import (
+    RUNS_ROOT,
+    ConfigDir,
+    Json,
+    KeyEnv,
+    Namespace,
+    Overrides,
+    Run,
+    StoreUrl,
+    app,
+    console,
+    key_what_is_not,
+    user_name,
+)
 
 if TYPE_CHECKING:
     from memgpt_cli.chat import Conversation
@@ -32,7 +45,6 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Write an answer for every line of input, in order."""
-    from memgpt_cli.chat import entry_from
     from memgpt_cli.checkpoint import find_run, load_model
     from memgpt_cli.config import override
     from memgpt_cli.data.batching import collate
@@ -40,7 +52,7 @@ def generate(
     from memgpt_cli.errors import UsageError
     from memgpt_cli.generation.decode import generate as decode
     from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
-    from memgpt_cli.schema import Episode, Example
+    from memgpt_cli.schema import Episode, Example, entry_from
     from memgpt_cli.training.hardware import prepare
 
     if source != "-" and not Path(source).is_file():
@@ -105,20 +117,21 @@ def _parse(line: str, number: int) -> tuple[str, list[str], str]:
 def chat(
     overrides: Overrides = None,
     run: Run = "",
-    store: Annotated[str, typer.Option("--store", help="The memory's file; $MEMGPT_HOME/memory.sqlite where empty.")] = "",
-    namespace: Annotated[str, typer.Option("--namespace", help="Whose memory; your user name where empty.")] = "",
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
     new: Annotated[bool, typer.Option("--new", help="Begin a new conversation instead of going on with the last one.")] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Talk with a trained model. What is said, and what you tell it to remember, survives a restart."""
     from memgpt_cli.cli.repl import run_repl
 
-    run_repl(open_conversation(run, store, namespace, overrides or [], config_dir), new, console())
+    run_repl(open_conversation(run, store, namespace, overrides or [], config_dir, key_env), new, console())
 
 
-def open_conversation(run: str, store: str, namespace: str, overrides: list[str], config_dir: Path | None) -> "Conversation":
-    import getpass
-
+def open_conversation(
+    run: str, store: str, namespace: str, overrides: list[str], config_dir: Path | None, key_env: str = ""
+) -> "Conversation":
     from memgpt_cli.chat import Conversation, read_knowledge
     from memgpt_cli.checkpoint import find_run, fingerprint, load_model
     from memgpt_cli.config import override
@@ -134,14 +147,11 @@ def open_conversation(run: str, store: str, namespace: str, overrides: list[str]
     if name := config.data.chat.knowledge:
         bundled = bundled_folder(config.data.source) / name
         knowledge = read_knowledge(bundled if bundled.is_file() else Path(name))
-    memory = open_store(store or config.memory.store, fingerprint(folder / "model"))
-    owner = namespace or config.memory.namespace or getpass.getuser()
+    memory = open_store(store or config.memory.store, fingerprint(folder / "model"), key_env or config.memory.key_env)
+    owner = namespace or config.memory.namespace or user_name()
     conversation = Conversation(
         model, tokenizer, memory, owner, config.data.chat, config.generate, config.memory.recall, knowledge
     )
-    stale = list(memory.stale(owner))
-    if stale:
-        keys = conversation.encoder.keys([e.text for e in stale]).numpy()
-        console(stderr=True).print(f"{len(stale)} entries of '{owner}' were keyed by another model: keyed anew for this one")
-        memory.rekey(owner, [e.id for e in stale], keys)
+    memory.expire(owner)
+    key_what_is_not(memory, owner, conversation.encoder)
     return conversation

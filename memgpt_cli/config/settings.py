@@ -172,8 +172,9 @@ class TrainerConfig:
 class StoreConfig:
     """The persistent memory (group `memory`): where it lives and how much of it is recalled."""
 
-    store: str = ""  # a path; $MEMGPT_HOME/memory.sqlite where empty
+    store: str = ""  # a path, sqlite:///PATH or postgresql://…; $MEMGPT_HOME/memory.sqlite where empty
     namespace: str = ""  # the user's name where empty
+    key_env: str = ""  # the environment variable that holds the key of an encrypted store; not encrypted where empty
     recall: int = 32  # entries recalled for a reply
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgpt_cli.chat import Encoder
 from memgpt_cli.config import Config, GenerateConfig
 from memgpt_cli.data.batching import collate
 from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.data.sources.facts import FactsOptions, ask, make_facts
 from memgpt_cli.generation.decode import generate
-from memgpt_cli.memory import SqliteStore
+from memgpt_cli.generation.recall import Encoder
+from memgpt_cli.memory import open_store
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import Entry, Episode, Example, render_triple
 from memgpt_cli.tokenizer import Tokenizer
@@ -52,21 +52,21 @@ def measure_facts(
         entries = [Entry(render_triple(*t), "fact") for t in triples]
         gold = rng.sample(range(size), min(questions, size))
         with tempfile.TemporaryDirectory() as folder:
-            store = SqliteStore(Path(folder) / "facts.sqlite", "bench")
+            store = open_store(str(Path(folder) / "facts.sqlite"), "bench")
             began = time.monotonic()
             for first in range(0, size, 8192):
-                store.add("facts", encoder.items(entries[first : first + 8192]))
+                store.put("facts", encoder.items(entries[first : first + 8192]))
                 report(f"indexing {size:,} facts", first)
             indexed = time.monotonic() - began
             right, found, searching, answering = 0, 0, 0.0, 0.0
             encoder_query = ask(rng, triples[gold[0]], language)
-            store.search("facts", encoder.queries([encoder_query]).numpy(), top_k)  # the first search loads the keys
+            store.search("facts", encoder.queries([encoder_query]).numpy(), k=top_k)  # the first search loads the keys
             for n, g in enumerate(gold):
                 question = ask(rng, triples[g], language)
                 start = time.monotonic()
                 query = encoder.queries([question]).numpy()
                 before = time.monotonic()
-                (hits,) = store.search("facts", query, top_k)
+                (hits,) = store.search("facts", query, k=top_k)
                 searching += time.monotonic() - before
                 texts = [h.entry.text for h in hits]
                 episode = Episode("q", tuple(Entry(t, "fact") for t in texts), (Example(question, "", len(texts)),))

@@ -1,6 +1,6 @@
-"""The persistent memory: a protocol (`Store`) and the embedded engine behind it. Never imports torch."""
+"""The persistent memory: a protocol (`Store`) and its engines, chosen by a URL. Never imports torch."""
 
-from memgpt_cli.memory.protocol import Hit, Item, Store, Stored
-from memgpt_cli.memory.sqlite import SqliteStore, open_store
+from memgpt_cli.memory.opening import open_store
+from memgpt_cli.memory.protocol import Filter, Hit, Item, Limits, Receipt, Row, Store, Stored, Written
 
-__all__ = ["Hit", "Item", "SqliteStore", "Store", "Stored", "open_store"]
+__all__ = ["Filter", "Hit", "Item", "Limits", "Receipt", "Row", "Store", "Stored", "Written", "open_store"]

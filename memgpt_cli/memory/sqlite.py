@@ -1,190 +1,505 @@
-"""The embedded store: one SQLite file, the single source of truth; keys are searched exactly, from RAM.
+"""The embedded engine: one SQLite file is the single source of truth; search runs in RAM over what it holds."""
 
-`secure_delete` overwrites what is forgotten, the file is rewritten (VACUUM), and the rollback journal is gone before
-`forget` returns.
-"""
-
-import hashlib
+import contextlib
 import json
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+import secrets
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import apsw
 import numpy as np
 
-from memgpt_cli.config import home
 from memgpt_cli.errors import StoreError
-from memgpt_cli.memory.protocol import Hit, Item, Stored
+from memgpt_cli.memory import inspection, keys, mapped, protocol, words
+from memgpt_cli.memory.database import Connection, Database
+from memgpt_cli.memory.keys import Found, Keys
+from memgpt_cli.memory.lexical import fuse
+from memgpt_cli.memory.protocol import Filter, Hit, Item, Limits, Receipt, Row, Store, Stored, Written, as_json, text_bytes
 
-FORMAT = 1
+FORMAT = 2
 _TABLES = """
-CREATE TABLE IF NOT EXISTS entries (
-  id INTEGER PRIMARY KEY AUTOINCREMENT, namespace TEXT NOT NULL, hash BLOB NOT NULL, text TEXT NOT NULL, kind TEXT NOT NULL,
-  meta TEXT NOT NULL, created TEXT NOT NULL, count INTEGER NOT NULL DEFAULT 1, fingerprint TEXT NOT NULL, key BLOB,
-  UNIQUE (namespace, hash));
-CREATE INDEX IF NOT EXISTS by_kind ON entries (namespace, kind);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL DEFAULT 0,
+  entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}');
+CREATE TABLE entries (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, hash BLOB NOT NULL, version INTEGER NOT NULL,
+  searchable INTEGER NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL, meta TEXT NOT NULL,
+  provenance TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ns, hash));
+CREATE INDEX entries_ns ON entries (ns);
 """
-_COLUMNS = "id, text, kind, meta, created, count"
+Entries: TypeAlias = list[Stored]  # `list` is a method below
+Hits: TypeAlias = list[list[Hit]]
+Problems: TypeAlias = list[str]
+Rankings: TypeAlias = list[Found]
+_COLUMNS = "id, text, kind, meta, provenance, created, updated, version, searchable"
 
 
-def open_store(path: str, fingerprint: str = "") -> "SqliteStore":
-    """The store at `path`, or the user's own where it is empty."""
-    return SqliteStore(Path(path).expanduser() if path else home() / "memory.sqlite", fingerprint)
+@dataclass(frozen=True)
+class _Namespace:
+    id: int
+    rev: int
+    entries: int
+    bytes: int
+    limits: Limits
 
 
-def _hash(text: str, kind: str, meta: dict[str, Any]) -> bytes:
-    # the same words said in two sessions are two turns; facts and notes are the same wherever they came from
-    place = json.dumps([meta.get("session"), meta.get("place")]) if kind == "turn" else ""
-    return hashlib.sha256(f"{kind}\0{place}\0{text}".encode()).digest()
+def _stored(row: tuple[Any, ...]) -> Stored:
+    id, text, kind, meta, provenance, created, updated, version, searchable = row
+    facts = json.loads(meta) if meta != "{}" else {}
+    return Stored(id, text, kind, facts, tuple(json.loads(provenance)), created, updated, version, bool(searchable))
 
 
-class SqliteStore:
-    def __init__(self, path: Path, fingerprint: str = "") -> None:
-        self.path, self.fingerprint = path, fingerprint
-        self._cache: dict[str, tuple[tuple[int, int], np.ndarray, np.ndarray]] = {}
+class SqliteStore(Store):
+    """See `Store`. `key` encrypts the file; it is kept in this process only."""
+
+    def __init__(self, path: Path, fingerprint: str = "", key: str = "") -> None:
+        self.path, self.url, self.fingerprint = path, str(path), fingerprint
+        self._db = Database(path, key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=30, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=DELETE")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA secure_delete=ON")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, FORMAT):
-                raise StoreError(f"{path} is a memory of format {version}, expected {FORMAT}: a newer memgpt made it")
-            self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path} cannot be opened as a memory store: {error}") from error
-        path.chmod(0o600)
+            with self._db.errors("cannot be opened as a memory store"):
+                self._salt = self._open()
+        except BaseException:
+            self._db.connection.close()
+            raise
+        self._keys = Keys(path, "" if key else protocol.keyed_hash(self._salt, b"mapped codes").hex())
+
+    def _open(self) -> bytes:
+        read = "SELECT value FROM meta WHERE name=?"
+        version = self._db.connection.pragma("user_version")
+        if version == 0:
+            with self._db.writing() as db:
+                if not db.pragma("user_version"):  # else another process was first
+                    if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                        raise StoreError(f"{self.path} is a SQLite file, but no memory store")
+                    db.execute(_TABLES + keys.TABLES + words.TABLES)
+                    db.executemany(
+                        "INSERT INTO meta VALUES (?, ?)",
+                        [("salt", secrets.token_bytes(32)), ("next", 1), ("next_ns", 1), ("pending", 0)],
+                    )
+                    db.pragma("user_version", FORMAT)
+            version = FORMAT
+        if version != FORMAT:
+            newer = "a newer memgpt made it" if version > FORMAT else "`memgpt memory import` reads it into a new store"
+            raise StoreError(f"{self.path} is a memory of format {version}, expected {FORMAT}: {newer}")
+        return bytes(self._db.connection.execute(read, ("salt",)).get)
 
     def close(self) -> None:
+        self._keys.close()
         self._db.close()
 
-    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> list[Any]:
-        """Runs the statement for each row in one durable transaction."""
-        out: list[Any] = []
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            for row in rows:
-                out.append(self._db.execute(statement, row).fetchone())
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise StoreError(f"the memory at {self.path} could not be changed: {error}") from error
-        return out
+    # namespaces
 
-    def add(self, namespace: str, items: Iterable[Item]) -> list[int]:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+    def _namespace(self, db: Connection, name: str) -> _Namespace | None:
+        query = "SELECT id, rev, entries, bytes, limits FROM namespaces WHERE name=?"
+        row = db.execute(query, (protocol.check_namespace(name),)).fetchone()
+        if row is None:
+            return None
+        id, rev, entries, size, limits = row
+        return _Namespace(id, rev, entries, size, Limits(**json.loads(limits)))
 
-        def rows() -> Iterator[tuple[Any, ...]]:
-            for item in items:
-                key = None if item.key is None else np.asarray(item.key, np.float32).tobytes()
-                mark = self.fingerprint if key is not None else ""
-                meta = json.dumps(item.meta, ensure_ascii=False)
-                yield namespace, _hash(item.text, item.kind, item.meta), item.text, item.kind, meta, now, mark, key
+    def _make_namespace(self, db: Connection, name: str) -> _Namespace:
+        found = self._namespace(db, name)
+        if found is None:
+            id = self._next(db, "next_ns", 1)  # never used twice: an index in another process may still be of the old one
+            db.execute("INSERT INTO namespaces (id, name) VALUES (?, ?)", (id, name))
+            found = _Namespace(id, 0, 0, 0, Limits())
+        return found
 
-        statement = (
-            "INSERT INTO entries (namespace, hash, text, kind, meta, created, fingerprint, key) VALUES (?,?,?,?,?,?,?,?) "
-            "ON CONFLICT (namespace, hash) DO UPDATE SET count = count + 1 RETURNING id"
+    @staticmethod
+    def _next(db: Connection, name: str, n: int) -> int:
+        """The first of `n` fresh numbers."""
+        return int(db.execute("UPDATE meta SET value=value+? WHERE name=? RETURNING value-?", (n, name, n)).get)
+
+    # writing
+
+    def restore(self, namespace: str, rows: Sequence[Row]) -> Written:
+        if not rows:
+            return Written([], 0)
+        rows = [protocol.check_row(row) for row in rows]
+        with self._db.writing() as db:
+            ns = self._make_namespace(db, namespace)
+            hashes = [protocol.keyed_hash(self._salt, row.identity) for row in rows]
+            ids, new = self._merge(db, ns, rows, hashes)
+            grown = sum(text_bytes(row.text) for _, row, _ in new)
+            db.execute("UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=?", (len(new), grown, ns.id))
+            self._insert(db, ns, new)
+            keyed = [(id, row) for id, row in zip(ids, rows, strict=True) if row.keys and row.searchable]
+            self._add_keys(db, ns, keyed, new[0][0] if new else 1 << 62)
+            victims = self._make_room(db, namespace, ids)
+        if victims:
+            self._finish_erasing(ns.id, victims)
+        return Written(ids, len(new), len(victims))
+
+    def _merge(
+        self, db: Connection, ns: _Namespace, rows: Sequence[Row], hashes: list[bytes]
+    ) -> tuple[list[int], list[tuple[int, Row, bytes]]]:
+        """An id for every row, and those rows that are new. Origins of what is there already are added to it."""
+        there: dict[bytes, tuple[int, list[dict[str, Any]]]] = {}
+        if ns.entries:
+            query = "SELECT hash, id, provenance FROM entries WHERE ns=? AND hash=?"
+            for hash, id, provenance in db.executemany(query, ((ns.id, h) for h in hashes)):
+                there[hash] = (id, json.loads(provenance))
+        fresh = self._next(db, "next", len(rows))
+        ids, new, changed = [], [], {}
+        for row, hash in zip(rows, hashes, strict=True):
+            if hash not in there:
+                there[hash] = (fresh, row.provenance)
+                new.append((fresh, row, hash))
+                fresh += 1
+            elif (origins := protocol.merged(there[hash][1], row.provenance)) is not None:
+                there[hash] = (there[hash][0], origins)
+                changed[there[hash][0]] = origins
+            ids.append(there[hash][0])
+        for _, row, hash in new:
+            row.provenance = there[hash][1]
+        fresh_ids = {id for id, _, _ in new}
+        db.executemany(
+            "UPDATE entries SET provenance=? WHERE id=?", [(as_json(o), i) for i, o in changed.items() if i not in fresh_ids]
         )
-        return [int(row[0]) for row in self._write(statement, rows())]
+        return ids, new
 
-    def _erase_traces(self) -> None:
-        """Rewrites the file: pages that SQLite moved rows out of keep copies that `secure_delete` does not know of."""
-        try:
-            self._db.execute("VACUUM")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"entries are deleted, but {self.path} could not be rewritten to erase their bytes: {error}"
-            ) from error
+    def _insert(self, db: Connection, ns: _Namespace, new: list[tuple[int, Row, bytes]]) -> None:
+        db.executemany(
+            "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                (id, ns.id, hash, r.version, r.searchable, r.kind, r.created, r.updated, as_json(r.meta), as_json(r.provenance), r.text)
+                for id, r, hash in new
+            ),
+        )  # fmt: skip
+        words.add(db, ns.id, ((id, row.text) for id, row, _ in new if row.searchable))
 
-    def _rows(self, query: str, values: Sequence[Any]) -> Iterator[Stored]:
-        for id, text, kind, meta, created, count in self._db.execute(query, values):
-            yield Stored(id, text, kind, json.loads(meta), created, count)
+    def _add_keys(self, db: Connection, ns: _Namespace, rows: Sequence[tuple[int, Row]], first_new: int) -> None:
+        for fingerprint in dict.fromkeys(mark for _, row in rows for mark in row.keys):
+            mine: dict[int, np.ndarray] = {}
+            for id, row in rows:
+                if fingerprint in row.keys:
+                    mine.setdefault(id, row.keys[fingerprint])
+            ids = sorted(mine)
+            self._keys.write(db, ns.id, fingerprint, ids, protocol.check_keys([mine[i] for i in ids]), late=ids[0] < first_new)
 
-    def _keys(self, namespace: str) -> tuple[np.ndarray, np.ndarray]:
-        """Ids [N] and keys [N, D] made by this encoder, kept in RAM until the file changes."""
-        state = (self._db.execute("PRAGMA data_version").fetchone()[0], self._db.total_changes)
-        if namespace not in self._cache or self._cache[namespace][0] != state:
-            query = "SELECT id, key FROM entries WHERE namespace=? AND fingerprint=? AND key IS NOT NULL ORDER BY id"
-            found = self._db.execute(query, (namespace, self.fingerprint)).fetchall()
-            ids = np.array([id for id, _ in found], dtype=np.int64)
-            keys = np.frombuffer(b"".join(key for _, key in found), np.float32)
-            self._cache[namespace] = (state, ids, keys.reshape(len(ids), -1) if len(ids) else keys.reshape(0, 0))
-        return self._cache[namespace][1:]
+    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
+        keys = {} if item.key is None or not item.searchable else {self.fingerprint: item.key}
+        row = protocol.check_row(Row(item.text, item.kind, item.meta, [], "", protocol.now(), 1, item.searchable, keys))
+        with self._db.writing() as db:
+            ns = self._namespace(db, namespace)
+            (old,) = self._fetch(db, ns, [id]) or (None,)
+            if ns is None or old is None:
+                raise StoreError(f"no entry {id} in '{namespace}'")
+            if if_version is not None and old.version != if_version:
+                raise StoreError(f"entry {id} is at version {old.version}, not {if_version}: somebody else has edited it")
+            row.provenance = list(old.provenance)
+            hash = protocol.keyed_hash(self._salt, row.identity)
+            twin = db.execute("SELECT id FROM entries WHERE ns=? AND hash=? AND id<>?", (ns.id, hash, id)).fetchone()
+            if twin:
+                raise StoreError(f"entry {twin[0]} says the same already: forget one of the two")
+            self._remove_search(db, ns.id, [old])
+            db.execute(
+                "UPDATE entries SET text=?, kind=?, meta=?, hash=?, updated=?, version=version+1, searchable=? WHERE id=?",
+                (row.text, row.kind, as_json(row.meta), hash, row.updated, row.searchable, id),
+            )
+            if row.searchable:
+                words.add(db, ns.id, [(id, row.text)])
+            self._changed(db, ns.id, [id], 0, text_bytes(row.text) - text_bytes(old.text))
+            self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=1 << 62)
+            (new,) = self._fetch(db, ns, [id])
+            victims = self._make_room(db, namespace, [id])
+        self._finish_erasing(ns.id, [id, *victims])
+        return new
 
-    def search(self, namespace: str, keys: np.ndarray, k: int) -> list[list[Hit]]:
-        ids, stored = self._keys(namespace)
-        if not len(ids) or not len(keys):
-            return [[] for _ in keys]
-        scores = np.asarray(keys, np.float32) @ stored.T
-        k = min(k, len(ids))
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable"), 1)
-        entries = {e.id: e for e in self.get(namespace, sorted({int(i) for i in ids[best].ravel()}))}
-        return [[Hit(entries[int(ids[n])], float(scores[q, n])) for n in row] for q, row in enumerate(best)]
+    # forgetting
+
+    def forget(
+        self, namespace: str, ids: Sequence[int] | None = None, where: Filter | None = None, everything: bool = False
+    ) -> Receipt:
+        if sum((ids is not None, where is not None, everything)) != 1:
+            raise StoreError("forget what? Ids, a condition, or everything: one of them")
+        with self._db.writing() as db:
+            ns = self._namespace(db, namespace)
+            if ns is None:
+                return Receipt("erased", 0)
+            gone = self._delete(db, ns, self._select(db, ns, where) if ids is None else sorted(set(map(int, ids))))
+            if everything:
+                for table in ("codebooks", "codes", "changes"):
+                    db.execute(f"DELETE FROM {table} WHERE ns=?", (ns.id,))
+                db.execute("DELETE FROM namespaces WHERE id=?", (ns.id,))
+                db.execute("UPDATE meta SET value=1 WHERE name='pending'")
+        reason = self._finish_erasing(ns.id, gone) if gone or everything else ""
+        return Receipt("pending" if reason else "erased", len(gone), reason)
+
+    def _delete(self, db: Connection, ns: _Namespace, ids: Sequence[int]) -> list[int]:
+        """Deletes those entries that are there; returns their ids."""
+        gone: list[int] = []
+        many = len(ids) > words.MANY
+        if many:
+            words.begin_removing_many(db)
+        for first in range(0, len(ids), 5000):
+            old = self._fetch(db, ns, ids[first : first + 5000])
+            self._remove_search(db, ns.id, old)
+            db.executemany("DELETE FROM entries WHERE id=?", ((e.id,) for e in old))
+            self._changed(db, ns.id, [e.id for e in old], -len(old), -sum(text_bytes(e.text) for e in old))
+            gone += [e.id for e in old]
+        if many:
+            words.end_removing_many(db)
+        return gone
+
+    def _remove_search(self, db: Connection, ns: int, entries: Sequence[Stored]) -> None:
+        """Takes entries out of the index of words, and their keys and codes away."""
+        words.remove(db, ns, ((e.id, e.text) for e in entries if e.searchable))
+        for encoder in self._keys.encoders(db).values():
+            self._keys.delete(db, ns, [e.id for e in entries], encoder)
+
+    def _changed(self, db: Connection, ns: int, ids: Sequence[int], entries: int, size: int) -> None:
+        """Tells the indices of every process that these ids are gone or new."""
+        query = "UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=? RETURNING rev"
+        self._keys.log(db, ns, db.execute(query, (entries, size, ns)).get, ids)
+        db.execute("UPDATE meta SET value=1 WHERE name='pending'")
+
+    def _finish_erasing(self, ns: int = 0, ids: Sequence[int] | None = None) -> str:
+        """Erases what was deleted from every file of the store; returns why it could not, if it could not."""
+        if not self._db.erase():
+            return "another process is still reading what was there before: `memgpt memory compact` finishes it"
+        if ids is None:
+            mapped.discard(self._keys.mapped_files())
+        else:
+            self._keys.erase_mapped(ns, ids)
+        with self._db.writing() as db:
+            db.execute("UPDATE meta SET value=0 WHERE name='pending'")
+        return ""
+
+    def _make_room(self, db: Connection, namespace: str, newest: Sequence[int]) -> list[int]:
+        """Keeps to the limits: refuses, or forgets the oldest; what is too old goes in any case."""
+        ns = self._namespace(db, namespace)
+        if ns is None or ns.limits == Limits():
+            return []
+        gone = self._delete_old(db, ns)
+        ns = self._namespace(db, namespace)
+        if ns is None or not protocol.over_limits(ns.limits, ns.entries, ns.bytes):
+            return gone
+        if ns.limits.on_full == "refuse":
+            raise protocol.limit_error(namespace, ns.limits, ns.entries, ns.bytes)
+        keep, victims = set(newest), []
+        entries, size = ns.entries, ns.bytes
+        for id, text in db.execute("SELECT id, text FROM entries WHERE ns=? ORDER BY created, id", (ns.id,)):
+            if not protocol.over_limits(ns.limits, entries, size):
+                break
+            if id not in keep:
+                victims.append(id)
+                entries, size = entries - 1, size - text_bytes(text)
+        if protocol.over_limits(ns.limits, entries, size):
+            raise protocol.limit_error(namespace, ns.limits, entries, size)
+        return gone + self._delete(db, ns, victims)
+
+    def _delete_old(self, db: Connection, ns: _Namespace) -> list[int]:
+        if not ns.limits.max_age_days:
+            return []
+        oldest = (datetime.now(UTC) - timedelta(days=ns.limits.max_age_days)).isoformat(timespec="seconds")
+        return self._delete(db, ns, self._select(db, ns, Filter(before=oldest)))
+
+    def expire(self, namespace: str) -> Receipt:
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+        if ns is None or not ns.limits.max_age_days:
+            return Receipt("erased", 0)
+        with self._db.writing() as db:
+            ns = self._namespace(db, namespace)
+            gone = self._delete_old(db, ns) if ns else []
+        reason = self._finish_erasing(ns.id, gone) if ns and gone else ""
+        return Receipt("pending" if reason else "erased", len(gone), reason)
+
+    # reading
+
+    def _fetch(self, db: Connection, ns: _Namespace | None, ids: Sequence[int]) -> list[Stored]:
+        if ns is None or not len(ids):
+            return []
+        query = f"SELECT {_COLUMNS} FROM entries WHERE id IN carray(?) AND ns=? ORDER BY id"
+        return [_stored(row) for row in db.execute(query, (apsw.carray(np.array(ids, np.int64)), ns.id))]
 
     def get(self, namespace: str, ids: Sequence[int]) -> list[Stored]:
-        marks = ",".join("?" * len(ids))
-        return list(
-            self._rows(f"SELECT {_COLUMNS} FROM entries WHERE namespace=? AND id IN ({marks}) ORDER BY id", (namespace, *ids))
-        )
+        with self._db.reading() as db:
+            return self._fetch(db, self._namespace(db, namespace), ids)
 
-    def find(self, namespace: str, text: str) -> list[Stored]:
-        wanted = text.casefold()
-        return [entry for entry in self.list(namespace) if wanted in entry.text.casefold()]
+    @staticmethod
+    def _conditions(where: Filter | None) -> tuple[str, list[Any]]:
+        given = [] if where is None else [("kind=?", where.kind), ("created>=?", where.since), ("created<?", where.before)]
+        used = [(sql, value) for sql, value in given if value]
+        return "".join(f" AND {sql}" for sql, _ in used), [value for _, value in used]
 
-    def list(self, namespace: str, kind: str = "") -> Iterator[Stored]:
-        only = " AND kind=?" if kind else ""
-        values = (namespace, kind) if kind else (namespace,)
-        return self._rows(f"SELECT {_COLUMNS} FROM entries WHERE namespace=?{only} ORDER BY id", values)
+    def _rows(self, db: Connection, ns: _Namespace, where: Filter | None, after: int = 0) -> Generator[Stored, None, None]:
+        conditions, values = self._conditions(where)
+        query = f"SELECT {_COLUMNS} FROM entries WHERE ns=? AND id>?{conditions} ORDER BY id"
+        with contextlib.closing(db.execute(query, (ns.id, after, *values))) as cursor:
+            for entry in map(_stored, cursor):
+                if where is None or where.matches_content(entry):
+                    yield entry
 
-    def update(self, namespace: str, id: int, item: Item) -> None:
-        key = None if item.key is None else np.asarray(item.key, np.float32).tobytes()
-        meta, mark = json.dumps(item.meta, ensure_ascii=False), self.fingerprint if key is not None else ""
-        row = (item.text, item.kind, meta, _hash(item.text, item.kind, item.meta), mark, key, namespace, id)
-        query = (
-            "UPDATE entries SET text=?, kind=?, meta=?, hash=?, fingerprint=?, key=? WHERE namespace=? AND id=? RETURNING id"
-        )
-        if self._write(query, [row]) == [None]:
-            raise StoreError(f"no entry {id} in '{namespace}'")
-        self._erase_traces()
+    def _select(self, db: Connection, ns: _Namespace, where: Filter | None) -> list[int]:
+        if where is not None and where.needs_content:
+            return [e.id for e in self._rows(db, ns, where)]
+        conditions, values = self._conditions(where)
+        return [id for (id,) in db.execute(f"SELECT id FROM entries WHERE ns=?{conditions} ORDER BY id", (ns.id, *values))]
 
-    def forget(self, namespace: str, ids: Sequence[int]) -> int:
-        gone = self._write("DELETE FROM entries WHERE namespace=? AND id=? RETURNING id", [(namespace, id) for id in ids])
-        self._cache.pop(namespace, None)
-        erased = sum(row is not None for row in gone)
-        if erased:
-            self._erase_traces()
-        return erased
+    def list(self, namespace: str, where: Filter | None = None, after: int = 0, limit: int = 1000) -> Entries:
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+            if ns is None:
+                return []
+            with contextlib.closing(self._rows(db, ns, where, after)) as rows:
+                return [e for _, e in zip(range(limit), rows, strict=False)]
 
-    def stale(self, namespace: str) -> Iterator[Stored]:
-        query = f"SELECT {_COLUMNS} FROM entries WHERE namespace=? AND (key IS NULL OR fingerprint<>?) ORDER BY id"
-        return self._rows(query, (namespace, self.fingerprint))
+    # searching
 
-    def rekey(self, namespace: str, ids: Sequence[int], keys: np.ndarray) -> None:
-        rows = [
-            (self.fingerprint, np.asarray(key, np.float32).tobytes(), namespace, id) for id, key in zip(ids, keys, strict=True)
-        ]
-        self._write("UPDATE entries SET fingerprint=?, key=? WHERE namespace=? AND id=? RETURNING id", rows)
+    def search(
+        self,
+        namespace: str,
+        vectors: np.ndarray | None = None,
+        texts: Sequence[str] | None = None,
+        k: int = 8,
+        where: Filter | None = None,
+    ) -> Hits:
+        many = len(vectors) if vectors is not None else len(texts or ())
+        if texts is not None and len(texts) != many:
+            raise StoreError(f"{many} vectors and {len(texts)} texts: expected one text a vector")
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+            if ns is None or not many or k < 1:
+                return [[] for _ in range(many)]
+            allowed = None if where is None or where == Filter() else np.array(self._select(db, ns, where), np.int64)
+            both = vectors is not None and texts is not None
+            depth = max(64, 4 * k) if both else k
+            near: Rankings = [[]] * many
+            if vectors is not None:
+                near = self._keys.search(db, ns.id, ns.rev, self.fingerprint, vectors, depth, allowed)
+            said: Rankings = (
+                [words.search(db, ns.id, ns.entries, t, depth, allowed) for t in texts] if texts is not None else [[]] * many
+            )
+            found = [
+                fuse([[i for i, _ in a], [i for i, _ in b]], k) if both else a or b for a, b in zip(near, said, strict=True)
+            ]
+            entries = {e.id: e for e in self._fetch(db, ns, sorted({id for hits in found for id, _ in hits}))}
+        out = []
+        for hits, a, b in zip(found, map(dict, near), map(dict, said), strict=True):
+            out.append([Hit(entries[id], score, a.get(id), b.get(id)) for id, score in hits])
+        return out
 
-    def export(self, namespace: str) -> Iterator[dict[str, Any]]:
-        for e in self.list(namespace):
-            yield {"id": e.id, "text": e.text, "kind": e.kind, "meta": e.meta, "created": e.created, "count": e.count}
+    # keys
+
+    def unkeyed(self, namespace: str, after: int = 0, limit: int = 1000) -> Entries:
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+            if ns is None:
+                return []
+            encoder = self._keys.encoder(db, self.fingerprint)
+            missing = f" AND id NOT IN (SELECT id FROM codes WHERE ns={ns.id} AND encoder={encoder.id})" if encoder else ""
+            query = f"SELECT {_COLUMNS} FROM entries WHERE ns=? AND id>? AND searchable{missing} ORDER BY id LIMIT ?"
+            return [_stored(row) for row in db.execute(query, (ns.id, after, limit))]
+
+    def rekey(self, namespace: str, ids: Sequence[int], texts: Sequence[str], keys: np.ndarray) -> int:
+        found = protocol.check_keys(list(keys))
+        with self._db.writing() as db:
+            ns = self._namespace(db, namespace)
+            now = {e.id: e.text for e in self._fetch(db, ns, ids) if e.searchable}
+            same = {id: key for id, text, key in zip(ids, texts, found, strict=True) if now.get(id) == text}
+            if ns is None or not same:
+                return 0
+            order = sorted(same)
+            encoder = self._keys.encoder(db, self.fingerprint)
+            had = (
+                int(db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns.id, encoder.id)).get)
+                if encoder
+                else 0
+            )
+            self._keys.write(db, ns.id, self.fingerprint, order, np.stack([same[i] for i in order]), late=True)
+            db.execute("UPDATE namespaces SET rev=rev+1 WHERE id=?", (ns.id,))
+            encoder = self._keys.encoder(db, self.fingerprint)
+            assert encoder is not None
+            return int(db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns.id, encoder.id)).get) - had
+
+    def retire(self, namespace: str) -> int:
+        retired = 0
+        with self._db.writing() as db:
+            ns = self._namespace(db, namespace)
+            for fingerprint, encoder in self._keys.encoders(db).items() if ns else ():
+                if ns is None or fingerprint == self.fingerprint:
+                    continue
+                ids = [id for (id,) in db.execute("SELECT id FROM codes WHERE ns=? AND encoder=?", (ns.id, encoder.id))]
+                self._keys.delete(db, ns.id, ids, encoder)
+                db.execute("DELETE FROM codebooks WHERE ns=? AND encoder=?", (ns.id, encoder.id))
+                retired += len(ids)
+            db.execute("UPDATE meta SET value=1 WHERE name='pending'")
+        if retired:
+            self._finish_erasing()
+        return retired
+
+    def keys(self, namespace: str, ids: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
+        with self._db.reading() as db:
+            here = [e.id for e in self._fetch(db, self._namespace(db, namespace), ids)]
+            out = {}
+            for fingerprint, encoder in self._keys.encoders(db).items():
+                found = self._keys.read(db, encoder, np.array(here, np.int64))
+                own = {id: key for id, key in zip(here, found, strict=True) if np.isfinite(key[0])}
+                if own:
+                    out[fingerprint] = own
+            return out
+
+    # the store
+
+    def limits(self, namespace: str) -> Limits:
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+            return ns.limits if ns else Limits()
+
+    def set_limits(self, namespace: str, limits: Limits) -> None:
+        with self._db.writing() as db:
+            ns = self._make_namespace(db, namespace)
+            db.execute("UPDATE namespaces SET limits=? WHERE id=?", (as_json(asdict(limits)), ns.id))
 
     def stats(self, namespace: str) -> dict[str, Any]:
-        query = "SELECT kind, COUNT(*), SUM(LENGTH(text)) FROM entries WHERE namespace=? GROUP BY kind ORDER BY kind"
-        kinds = {kind: {"entries": n, "characters": size} for kind, n, size in self._db.execute(query, (namespace,))}
-        stale = sum(1 for _ in self.stale(namespace)) if self.fingerprint else 0
-        total = sum(k["entries"] for k in kinds.values())
+        with self._db.reading() as db:
+            ns = self._namespace(db, namespace)
+            counts = inspection.statistics(db, ns.id if ns else 0, self.fingerprint)
+        files = [self.path, Path(f"{self.path}-wal"), *self._keys.mapped_files()]
         return {
-            "store": str(self.path),
+            "store": self.url,
             "namespace": namespace,
-            "entries": total,
-            "kinds": kinds,
-            "stale": stale,
-            "bytes": self.path.stat().st_size,
+            "entries": ns.entries if ns else 0,
+            "text_bytes": ns.bytes if ns else 0,
+            **counts,
+            "limits": asdict(ns.limits if ns else Limits()),
+            "store_bytes": sum(f.stat().st_size for f in files if f.exists()),
+        }
+
+    def verify(self) -> Problems:
+        with self._db.reading() as db:
+            return [*inspection.problems(db, self._salt, self._keys)]
+
+    def compact(self) -> Receipt:
+        with self._db.writing() as db:
+            for ns, encoder in db.execute("SELECT ns, encoder FROM codebooks").fetchall():
+                mine = next(e for e in self._keys.encoders(db).values() if e.id == encoder)
+                self._keys.code(db, ns, mine)
+            db.execute("UPDATE namespaces SET rev=rev+1")
+            words.optimise(db)
+        self._db.vacuum()
+        reason = self._finish_erasing()
+        return Receipt("pending" if reason else "erased", 0, reason)
+
+    def snapshot(self, path: Path) -> None:
+        if path.exists():
+            raise StoreError(f"{path} is there already: a snapshot never replaces a file")
+        with self._db.errors(f"could not be copied to {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)  # as empty as VACUUM INTO wants it
+            self._db.connection.execute("VACUUM INTO ?", (str(path),))
+
+    def capabilities(self) -> dict[str, Any]:
+        return {
+            "engine": "sqlite",
+            "version": apsw.sqlite_lib_version(),
+            "encrypted": self._db.encrypted,
+            "search": ["keys", "words", "both, fused by reciprocal rank"],
+            "erasure": "physical: after `erased` the bytes are in no file of the store, its log included",
+            "not_erased": "copies made before: snapshots, exports, backups, and what the file system or the drive keeps",
+            "snapshot": True,
         }

@@ -1,5 +1,8 @@
 """Cutting documents into entries, with a record of where each piece came from."""
 
+import re
+from collections.abc import Iterator
+
 from memgpt_cli.data.clean import split_text
 from memgpt_cli.schema import Entry
 
@@ -25,3 +28,46 @@ def chunk(text: str, chars: int) -> list[tuple[int, str]]:
 def chunk_entries(text: str, chars: int, **meta: object) -> list[Entry]:
     """Chunks as entries without the white space around them; the offset of each is kept."""
     return [Entry(piece.strip(), "chunk", {**meta, "offset": offset}) for offset, piece in chunk(text, chars) if piece.strip()]
+
+
+_ABBREVIATED = re.compile(r"\b(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|No|Fig|cf|approx)\.$")
+_SENTENCE_END = re.compile(r"""[.!?]+["'”’»)\]]*\s+|[。！？；…]+["'”’」』）】》]*\s*|\n\s*\n\s*|\n(?=\s*[#*+\-•]|\s*\d+[.)])""")
+
+
+def sentences(text: str) -> list[tuple[int, str]]:
+    """Sentences (and paragraphs, headings, list items) with the white space after them; (offset, sentence) in order."""
+    out, start = [], 0
+    for end in _SENTENCE_END.finditer(text):
+        if end.group().startswith(".") and _ABBREVIATED.search(text, start, end.start() + 1):
+            continue
+        out.append((start, text[start : end.end()]))
+        start = end.end()
+    if start < len(text):
+        out.append((start, text[start:]))
+    return out
+
+
+def overlapping(text: str, chars: int, overlap: int) -> Iterator[tuple[int, str]]:
+    """Chunks of whole sentences, up to `chars` characters, each beginning with the last `overlap` sentences of the one
+    before; (offset, chunk) in order. A longer sentence is cut at words.
+
+    Nothing but white space is left out: every character of the text is in a chunk.
+    """
+    parts: list[tuple[int, str]] = []
+    for offset, sentence in sentences(text):
+        parts += [(offset + at, piece) for at, piece in chunk(sentence, chars)]
+    first = 0
+    while first < len(parts):
+        last, size = first, 0
+        while last < len(parts) and (last == first or size + len(parts[last][1].rstrip()) <= chars):
+            size += len(parts[last][1])
+            last += 1
+        offset, end = parts[first][0], parts[last - 1][0] + len(parts[last - 1][1])
+        piece = text[offset:end]
+        if piece.strip():
+            yield offset + len(piece) - len(piece.lstrip()), piece.strip()
+        if last == len(parts):
+            return
+        first = max(first + 1, last - overlap)
+        while first < last and parts[last][0] + len(parts[last][1].rstrip()) - parts[first][0] > chars:
+            first += 1  # the overlap gives way where the next sentence would not fit beside it

@@ -1,0 +1,204 @@
+"""memgpt memory: how a store is, and what keeps it well."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, progress
+from memgpt_cli.cli.memory import _open, _print_json, memory
+
+
+@memory.command(epilog="Example: `memgpt memory stats --namespace anna`")
+def stats(store: StoreUrl = "", namespace: Namespace = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
+    """Show how much is remembered, of what kind, how old and how long, and by which models it is found."""
+    memory_, owner, _ = _open(store, namespace, key_env)
+    with memory_:
+        found = memory_.stats(owner)
+        found["engine"] = memory_.capabilities()
+    if as_json:
+        _print_json(found)
+        return
+    out = console()
+    out.print(f"[bold]{owner}[/] in {found['store']}", highlight=False)
+    out.print(
+        f"{found['entries']:,} entries, {_size(found['text_bytes'])} of text; the store's files: {_size(found['store_bytes'])}"
+    )
+    if found["erasure_pending"]:
+        out.print("[yellow]something forgotten is not yet erased: memgpt memory compact[/]")
+    _bars("kind", {kind: n["entries"] for kind, n in found["kinds"].items()})
+    _bars("since", found["months"])
+    _bars("characters, from", found["lengths"])
+    _bars("found by keys of", {mark[:16] or "(unnamed)": n for mark, n in found["encoders"].items()})
+    if found["unkeyed"]:
+        out.print(
+            f"[dim]{found['unkeyed']:,} entries are found by their words only; memgpt memory reindex --run RUN adds keys[/]"
+        )
+    limits = {k: v for k, v in found["limits"].items() if v and k != "on_full"}
+    if limits:
+        out.print(f"limits: {', '.join(f'{k} {v:,}' for k, v in limits.items())}; when full: {found['limits']['on_full']}")
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} bytes"
+        count = count / 1000  # type: ignore[assignment]
+    return f"{count:.3g} GB"
+
+
+def _bars(title: str, counts: dict[str, int], most: int = 24) -> None:
+    """A bar chart of counts; the latest where there are many."""
+    from rich.table import Table
+
+    if not counts:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column(title, style="dim", min_width=18)
+    table.add_column("entries", justify="right")
+    table.add_column("")
+    highest = max(counts.values())
+    for name, count in list(counts.items())[-most:]:
+        table.add_row(name, f"{count:,}", "█" * max(1, round(40 * count / highest)), style=None)
+    if len(counts) > most:
+        table.title = f"the last {most} of {len(counts)}"
+    console().print(table)
+
+
+@memory.command(epilog="Example: `memgpt memory limit --max-entries 10000 --max-age-days 365 --on-full forget_oldest`")
+def limit(
+    max_entries: Annotated[int | None, typer.Option("--max-entries", help="0 sets no limit.", min=0)] = None,
+    max_bytes: Annotated[int | None, typer.Option("--max-bytes", help="Of text; 0 sets no limit.", min=0)] = None,
+    max_age_days: Annotated[
+        float | None, typer.Option("--max-age-days", help="Since it was first said; 0: none.", min=0)
+    ] = None,
+    on_full: Annotated[str, typer.Option("--on-full", help="refuse, or forget_oldest.")] = "",
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Show or set how much a namespace may hold. What is too old is erased here, at every put and when a chat begins."""
+    memory_, owner, _ = _open(store, namespace, key_env)
+    given: dict[str, Any] = {
+        "max_entries": max_entries,
+        "max_bytes": max_bytes,
+        "max_age_days": max_age_days,
+        "on_full": on_full or None,
+    }
+    with memory_:
+        limits = memory_.limits(owner)
+        if any(v is not None for v in given.values()):
+            limits = replace(limits, **{k: v for k, v in given.items() if v is not None})
+            memory_.set_limits(owner, limits)
+        receipt = memory_.expire(owner)
+    if as_json:
+        _print_json({**asdict(limits), "expired": receipt.entries})
+        return
+    shown = ", ".join(f"{k} {v if v else 'none'}" for k, v in asdict(limits).items())
+    console().print(
+        f"{owner}: {shown}" + (f"; {receipt.entries:,} entries were too old and are erased" if receipt.entries else "")
+    )
+
+
+@memory.command(epilog="Example: `memgpt memory verify`")
+def verify(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
+    """Check the whole store: pages, texts, the index of words, keys, codes and counts. Exits with 1 where something is wrong."""
+    memory_, _, _ = _open(store, "-", key_env)
+    with memory_, progress("verifying"):
+        found = memory_.verify()
+    if as_json:
+        _print_json({"store": memory_.url, "problems": found})
+    for line in found if not as_json else ():
+        console().print(line, style="red", markup=False)
+    if found:
+        raise typer.Exit(1)
+    if not as_json:
+        console().print(f"{memory_.url}: nothing wrong")
+
+
+@memory.command(epilog="Example: `memgpt memory compact`")
+def compact(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
+    """Finish pending erasure, make codes anew, and give space back. Takes as long as rewriting the file."""
+    memory_, _, _ = _open(store, "-", key_env)
+    with memory_, progress("compacting"):
+        receipt = memory_.compact()
+    if as_json:
+        _print_json(asdict(receipt))
+    elif receipt.state == "erased":
+        console().print(f"{memory_.url} is rewritten; nothing forgotten is left in it")
+    else:
+        console().print(f"[yellow]not yet: {receipt.reason}[/]")
+    if receipt.state != "erased":
+        raise typer.Exit(1)
+
+
+@memory.command(epilog="Example: `memgpt memory reindex --run mymodel --background`")
+def reindex(
+    run: Annotated[str, typer.Option("--run", help="The run whose model makes the keys.")] = "",
+    keep_old: Annotated[bool, typer.Option("--keep-old", help="Keep the keys of other models beside the new ones.")] = False,
+    background: Annotated[bool, typer.Option("--background", help="Return at once; a log tells how far it is.")] = False,
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Make keys with another model. The old keys serve until it is done; interrupted, it goes on where it was."""
+    from memgpt_cli.checkpoint import find_run
+    from memgpt_cli.cli.app import RUNS_ROOT
+    from memgpt_cli.config import home
+    from memgpt_cli.generation.recall import add_keys
+
+    folder = find_run(run, RUNS_ROOT)
+    if background:
+        log = home() / "reindex.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        again = [a for a in sys.argv[1:] if a != "--background"]
+        with open(log, "a") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "memgpt_cli", *again],
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        console().print(f"reindexing in the background (process {process.pid}); {log} tells when it is done")
+        return
+    memory_, owner, encoder = _open(store, namespace, key_env, str(folder))
+    assert encoder is not None
+    with memory_:
+        with progress("adding keys") as report:
+            added = add_keys(memory_, owner, encoder, report)
+        retired = 0 if keep_old else memory_.retire(owner)
+    if as_json:
+        _print_json({"namespace": owner, "added": added, "retired": retired, "fingerprint": memory_.fingerprint})
+    else:
+        console().print(f"'{owner}': {added:,} keys of {Path(folder).name} added, {retired:,} of other models erased")
+
+
+@memory.command("serve-check", epilog="Example: `memgpt memory serve-check postgresql://anna@localhost/memory`")
+def serve_check(
+    url: Annotated[str, typer.Argument(help="The store to be used by many.")], key_env: KeyEnv = "", as_json: Json = False
+) -> None:
+    """Check that a store can serve: open it, write, find, edit, export and forget in a namespace of its own, and time each."""
+    from memgpt_cli.memory import open_store
+    from memgpt_cli.memory.trying import try_store
+
+    with open_store(url, "serve-check", key_env) as memory_:
+        capabilities = memory_.capabilities()
+        steps = try_store(memory_)
+    if as_json:
+        print(json.dumps({"capabilities": capabilities, "steps": [asdict(s) for s in steps]}, ensure_ascii=False))
+    else:
+        out = console()
+        for name, value in capabilities.items():
+            out.print(f"[dim]{name:<14}[/] {value if not isinstance(value, list) else ', '.join(value)}", highlight=False)
+        for step in steps:
+            mark = "[green]✓[/]" if step.ok else "[red]✗[/]"
+            out.print(f"{mark} {step.name:<26} {step.ms:8.1f} ms  {step.note}")
+    if not all(s.ok for s in steps):
+        raise typer.Exit(1)

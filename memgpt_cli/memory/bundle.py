@@ -1,0 +1,128 @@
+"""A namespace as files: `entries.jsonl`, the keys of every encoder as raw float32, a manifest. Nothing is lost on the way.
+
+An export of the import of an export has the same bytes. Ids are a store's own and are not in it.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memgpt_cli.errors import DataError, StoreError
+from memgpt_cli.memory.protocol import Row, Store, Written, as_json, check_row
+
+FORMAT = 1
+MANIFEST, ENTRIES = "manifest.json", "entries.jsonl"
+_FIELDS = ("text", "kind", "meta", "provenance", "created", "updated", "version", "searchable")
+Report = Callable[[str, int], None]
+
+
+def export(store: Store, namespace: str, folder: Path, report: Report = lambda stage, n: None) -> int:
+    """Writes the namespace into a new folder, whole or not at all; returns how many entries.
+
+    Raises:
+        StoreError: the folder is there already, or cannot be written.
+    """
+    if folder.exists():
+        raise StoreError(f"{folder} is there already: an export never replaces anything")
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        unfinished.mkdir(parents=True, mode=0o700)
+        count = _write(store, namespace, unfinished, report)
+        unfinished.rename(folder)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return count
+
+
+def _write(store: Store, namespace: str, folder: Path, report: Report) -> int:
+    count, after = 0, 0
+    encoders: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(open(folder / ENTRIES, "w", encoding="utf-8"))
+        files: dict[str, Any] = {}
+        while page := store.list(namespace, after=after):
+            keys = store.keys(namespace, [e.id for e in page])
+            for mark in sorted(keys):
+                if mark not in files:
+                    name = f"keys-{len(files)}.f32"
+                    files[mark] = stack.enter_context(open(folder / name, "wb"))
+                    encoders[mark] = {"file": name, "dim": len(next(iter(keys[mark].values()))), "rows": 0}
+            for entry in page:
+                rows = {}
+                for mark in sorted(keys):
+                    if entry.id in keys[mark]:
+                        rows[mark] = encoders[mark]["rows"]
+                        encoders[mark]["rows"] += 1
+                        files[mark].write(keys[mark][entry.id].astype("<f4").tobytes())
+                whole = entry.as_dict()
+                lines.write(as_json({**{f: whole[f] for f in _FIELDS}, "keys": rows}) + "\n")
+            count, after = count + len(page), page[-1].id
+            report("entries", count)
+    sums = {p.name: _digest(p) for p in sorted(folder.iterdir())}
+    manifest = {"format": FORMAT, "entries": count, "encoders": encoders, "sha256": sums}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    return count
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / MANIFEST).is_file() and (path / ENTRIES).is_file()
+
+
+def load(store: Store, namespace: str, folder: Path, report: Report = lambda stage, n: None) -> Written:
+    """Adds an exported namespace to this one; what is there already is merged. Run again, it changes nothing.
+
+    Raises:
+        DataError: the folder is damaged, or no export.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            raise DataError(f"an export of format {manifest['format']}, expected {FORMAT}", folder)
+        for name, digest in manifest["sha256"].items():
+            if Path(name).name != name or _digest(folder / name) != digest:
+                raise DataError("is damaged: its checksum is not the manifest's", folder / name)
+        keys = {
+            mark: np.memmap(folder / e["file"], "<f4", "r", shape=(e["rows"], e["dim"]))
+            for mark, e in manifest["encoders"].items()
+            if e["file"] in manifest["sha256"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"is no export of memgpt memory: {error}", folder) from error
+    ids: list[int] = []
+    new = forgotten = 0
+    for rows in _pages(folder / ENTRIES, keys):
+        written = store.restore(namespace, rows)
+        ids, new, forgotten = ids + written.ids, new + written.new, forgotten + written.forgotten
+        report("entries", len(ids))
+    return Written(ids, new, forgotten)
+
+
+def _pages(path: Path, keys: dict[str, Any]) -> Iterator[list[Row]]:
+    page: list[Row] = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                own = {mark: np.array(keys[mark][row]) for mark, row in record["keys"].items()}
+                page.append(check_row(Row(**{f: record[f] for f in _FIELDS}, keys=own)))
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise DataError(f"is no entry: {error}", path, number) from error
+            if len(page) == 5000:
+                yield page
+                page = []
+    if page:
+        yield page

@@ -1,0 +1,211 @@
+"""One SQLite file as the engine wants it: durable, encrypted if asked, and free of what was deleted.
+
+SQLite's `secure_delete` overwrites a deleted row where it lies. It does not overwrite the copies that stay in a page's
+unused middle when the B-tree moves rows between pages (ten of a thousand deleted texts were still in the file in a trial).
+Connections here therefore never check the write-ahead log into the file themselves; one connection does, through a file
+layer that clears the unused bytes of every page it writes. The file then holds live rows only, whatever moved.
+An encrypted file's layer stands in that one's way: there, forgetting rewrites the file (VACUUM).
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from memgpt_cli.errors import StoreError
+
+Connection = Any
+"""apsw.Connection; its own types call every value of a row int, float, str, bytes or None."""
+PAGE = 8192
+BUSY_S = 60
+"""How long a writer waits for others."""
+CHECKPOINT_BYTES = 64 << 20
+"""The log is checked into the file when it is larger, and when the store closes."""
+_ORDER = {2: 12, 5: 12, 10: 8, 13: 8}  # B-tree pages, by their first byte, and the length of their header
+
+
+def clear_unused(page: bytes) -> bytes:
+    """A page of a SQLite file with the bytes zeroed that no row uses (sqlite.org/fileformat2.html, 1.6).
+
+    Pages that are not of a B-tree begin with the high byte of a page number, 0 in files below 128 GiB.
+    """
+    start = 100 if page.startswith(b"SQLite format 3\0") else 0
+    header = _ORDER.get(page[start])
+    if header is None:
+        return page
+    number = lambda at: int.from_bytes(page[at : at + 2], "big")  # noqa: E731
+    gaps = [(start + header + 2 * number(start + 3), number(start + 5) or 65536)]
+    block = number(start + 1)
+    while block:
+        gaps.append((block + 4, block + number(block + 2)))
+        block = number(block)
+    dirty = [(first, last) for first, last in gaps if page.count(0, first, last) != last - first]
+    if not dirty:
+        return page
+    cleared = bytearray(page)
+    for first, last in dirty:
+        cleared[first:last] = bytes(last - first)
+    return bytes(cleared)
+
+
+class _ClearingFile(apsw.VFSFile):
+    def __init__(self, vfs: str, name: Any, flags: list[int]) -> None:
+        self._main = bool(flags[0] & apsw.SQLITE_OPEN_MAIN_DB)
+        super().__init__(vfs, name, flags)
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
+        super().xWrite(clear_unused(bytes(data)) if self._main else data, offset)
+
+
+class _ClearingLayer(apsw.VFS):
+    def __init__(self) -> None:
+        super().__init__("memgpt-clearing", "", maxpathname=0)
+
+    def xOpen(self, name: Any, flags: list[int]) -> _ClearingFile:  # noqa: N802
+        return _ClearingFile("", name, flags)
+
+
+_layer: list[_ClearingLayer] = []
+
+
+class Database:
+    """Connections to one file, and its transactions.
+
+    Args:
+        key: of the encryption; empty for a plain file. Kept in this process only.
+    """
+
+    def __init__(self, path: Path, key: str = "") -> None:
+        self.path, self._key, self.encrypted = path, key, bool(key)
+        self._lock = threading.RLock()
+        self._clearing: apsw.Connection | None = None
+        created = not path.exists()
+        with self.errors("cannot be opened as a memory store"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if created:
+                path.touch(mode=0o600)
+            self.connection: Connection = self._connect()
+        with contextlib.suppress(OSError):
+            path.chmod(0o600)
+
+    def _connect(self, layer: str | None = None) -> apsw.Connection:
+        db = apsw.Connection(str(self.path), vfs=layer)
+        try:
+            db.set_busy_timeout(BUSY_S * 1000)
+            if self._key:
+                db.pragma("key", self._key)
+            db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+            db.execute(f"PRAGMA page_size={PAGE}")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+            if sys.platform == "darwin":
+                db.execute("PRAGMA fullfsync=ON")  # fsync alone leaves data in the drive's cache there
+            db.execute("PRAGMA secure_delete=ON")
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute("PRAGMA foreign_keys=OFF")
+            db.execute("PRAGMA cache_size=-16000")
+            if not self._key:
+                db.execute(f"PRAGMA mmap_size={128 << 20}")  # what is mapped is read in half the time, and counts as memory
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        with self._lock:
+            if self.log_bytes > PAGE:
+                with contextlib.suppress(StoreError):
+                    self.checkpoint(wait=False)
+            if self._clearing is not None:
+                self._clearing.close()
+                self._clearing = None
+            self.connection.close()
+
+    @contextlib.contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Turns SQLite's errors into one line for the user."""
+        try:
+            yield
+        except apsw.NotADBError as error:
+            reason = (
+                "its key is another one, or it is no memory store"
+                if self.encrypted
+                else "it is encrypted (name the environment variable that holds its key: memory.key_env, --key-env) or no store"
+            )
+            raise StoreError(f"{self.path} {what}: {reason}") from error
+        except apsw.FullError as error:
+            raise StoreError(f"{self.path} {what}: the disk is full. What was stored before is intact") from error
+        except apsw.BusyError as error:
+            raise StoreError(f"{self.path} {what}: another process has kept it locked for {BUSY_S} s") from error
+        except apsw.CorruptError as error:
+            raise StoreError(
+                f"{self.path} {what}: the file is damaged ({error}). `memgpt memory verify` says where; restore a snapshot or export"
+            ) from error
+        except (apsw.Error, OSError) as error:
+            raise StoreError(f"{self.path} {what}: {error}") from error
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is on disk when the block ends, or has not happened."""
+        with self._lock, self.errors("could not be changed"):
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+        if self.log_bytes > CHECKPOINT_BYTES:
+            self.checkpoint(wait=False)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent state, short: a reader that stays open keeps forgotten bytes in the log."""
+        with self._lock, self.errors("could not be read"):
+            if self.connection.in_transaction:
+                yield self.connection
+                return
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                if self.connection.in_transaction:
+                    self.connection.execute("COMMIT")
+
+    @property
+    def log_bytes(self) -> int:
+        try:
+            return os.path.getsize(f"{self.path}-wal")
+        except OSError:
+            return 0
+
+    def checkpoint(self, wait: bool = True) -> bool:
+        """Moves the log into the file, clearing what is unused, and empties it; False where a reader still needs it."""
+        with self._lock, self.errors("could not be written from its log"):
+            if self._clearing is None:
+                if not _layer:
+                    _layer.append(_ClearingLayer())
+                self._clearing = self._connect(None if self.encrypted else "memgpt-clearing")
+            self._clearing.set_busy_timeout(2000 if wait else 0)
+            try:
+                self._clearing.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except (apsw.BusyError, apsw.LockedError):
+                return False
+            return self.log_bytes == 0
+
+    def erase(self) -> bool:
+        """Leaves no byte of what is deleted in any file; False where a reader's snapshot still needs it."""
+        if self.encrypted:
+            self.vacuum()
+        return self.checkpoint()
+
+    def vacuum(self) -> None:
+        with self._lock, self.errors("could not be rewritten"):
+            self.connection.execute("VACUUM")

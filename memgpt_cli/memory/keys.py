@@ -1,0 +1,320 @@
+"""Keys in the SQLite file, their codes, and the index in RAM that every process keeps of the namespaces it searches.
+
+A key is written once (`keys_<encoder>`) and its code beside it (`codes`), so that an index loads without the keys. What
+another process changes is seen by the namespace's `rev`: new rows by their larger ids, what was edited or forgotten by
+the table `changes`; keys added later to old entries (`late`) load the index anew.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+import numpy as np
+
+from memgpt_cli.errors import StoreError
+from memgpt_cli.memory import mapped
+from memgpt_cli.memory.database import Connection
+from memgpt_cli.memory.index import EXACT_ROWS, Codebook, CodedIndex, Codes, ExactIndex, Index, code_type, make_rotation
+
+LOG_OF_CHANGES = 10_000
+"""Revisions whose edited and forgotten ids are kept; an index further behind loads anew."""
+CACHED_BYTES = 1 << 30
+TABLES = """
+CREATE TABLE encoders (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, dim INTEGER NOT NULL, rotation BLOB NOT NULL);
+CREATE TABLE codebooks (ns INTEGER, encoder INTEGER, mean BLOB, late INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (ns, encoder)) WITHOUT ROWID;
+CREATE TABLE codes (ns INTEGER, encoder INTEGER, id INTEGER, code BLOB, PRIMARY KEY (ns, encoder, id)) WITHOUT ROWID;
+CREATE TABLE changes (ns INTEGER, rev INTEGER, id INTEGER, PRIMARY KEY (ns, rev, id)) WITHOUT ROWID;
+"""
+Found = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    id: int
+    dim: int
+
+    @property
+    def table(self) -> str:
+        return f"keys_{self.id}"
+
+
+@dataclass
+class _Cached:
+    index: Index
+    rev: int
+    late: int
+    last: int  # the largest id
+
+
+def as_blobs(rows: np.ndarray) -> list[bytes]:
+    """Each row's bytes."""
+    return list(np.ascontiguousarray(rows).view(f"V{rows.strides[0]}").reshape(-1).tolist())
+
+
+class Keys:
+    """Everything about keys in one store. Methods take the connection whose transaction they run in.
+
+    Args:
+        path: the store's file.
+        mark: names the store in the files of mapped codes; empty where there may be none (an encrypted store).
+    """
+
+    def __init__(self, path: Path, mark: str) -> None:
+        self.path, self.mark = path, mark
+        self._cache: OrderedDict[tuple[int, int], _Cached] = OrderedDict()
+
+    def close(self) -> None:
+        self._cache.clear()
+
+    @staticmethod
+    def encoder(db: Connection, fingerprint: str) -> Encoder | None:
+        row = db.execute("SELECT id, dim FROM encoders WHERE fingerprint=?", (fingerprint,)).fetchone()
+        return Encoder(*row) if row else None
+
+    @staticmethod
+    def encoders(db: Connection) -> dict[str, Encoder]:
+        return {mark: Encoder(id, dim) for mark, id, dim in db.execute("SELECT fingerprint, id, dim FROM encoders").fetchall()}
+
+    def _make_encoder(self, db: Connection, fingerprint: str, dim: int) -> Encoder:
+        found = self.encoder(db, fingerprint)
+        if found is None:
+            query = "INSERT INTO encoders (fingerprint, dim, rotation) VALUES (?, ?, ?) RETURNING id"
+            found = Encoder(int(db.execute(query, (fingerprint, dim, make_rotation(dim).tobytes())).get), dim)
+            db.execute(f"CREATE TABLE {found.table} (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
+        if found.dim != dim:
+            raise StoreError(f"a key has {dim} numbers, those of the same encoder in {self.path} have {found.dim}")
+        return found
+
+    @staticmethod
+    def _codebook(db: Connection, ns: int, encoder: Encoder) -> Codebook | None:
+        query = "SELECT mean, rotation FROM codebooks JOIN encoders ON encoder=id WHERE ns=? AND encoder=? AND mean NOT NULL"
+        row = db.execute(query, (ns, encoder.id)).fetchone()
+        if row is None:
+            return None
+        return Codebook(np.frombuffer(row[0], "<f4"), np.frombuffer(row[1], "<f4").reshape(encoder.dim, -1))
+
+    # writing
+
+    def write(self, db: Connection, ns: int, fingerprint: str, ids: Sequence[int], keys: np.ndarray, late: bool) -> None:
+        """Adds keys [N, D]; an entry that has one keeps it. `late` where an id may be older than others that have keys."""
+        encoder = self._make_encoder(db, fingerprint, keys.shape[1])
+        db.execute(
+            "INSERT INTO codebooks (ns, encoder, late) VALUES (?,?,?) ON CONFLICT DO UPDATE SET late=late+excluded.late",
+            (ns, encoder.id, int(late)),
+        )
+        book = self._codebook(db, ns, encoder)
+        db.executemany(f"INSERT OR IGNORE INTO {encoder.table} VALUES (?, ?)", zip(ids, as_blobs(keys), strict=True))
+        codes = [None] * len(keys) if book is None else as_blobs(book.encode(ids, keys))
+        rows = ((ns, encoder.id, id, code) for id, code in zip(ids, codes, strict=True))
+        db.executemany("INSERT OR IGNORE INTO codes VALUES (?,?,?,?)", rows)
+        if (
+            book is None
+            and db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns, encoder.id)).get > EXACT_ROWS
+        ):
+            self.code(db, ns, encoder)
+
+    def code(self, db: Connection, ns: int, encoder: Encoder) -> None:
+        """Codes a whole namespace (anew): the mean is that of a sample of what it holds now."""
+        ids, sample = self.load_keys(db, ns, encoder, limit=65536)
+        if len(ids) <= EXACT_ROWS:
+            return
+        book = Codebook.of(sample, make_rotation(encoder.dim))
+        where = "WHERE ns=? AND encoder=?"
+        db.execute(f"UPDATE codebooks SET mean=?, late=late+1 {where}", (book.mean.tobytes(), ns, encoder.id))
+        keys = sample
+        while len(ids):
+            codes = zip(as_blobs(book.encode(ids, keys)), ids.tolist(), strict=True)
+            db.executemany(f"UPDATE codes SET code=? {where} AND id=?", ((code, ns, encoder.id, id) for code, id in codes))
+            ids, keys = self.load_keys(db, ns, encoder, after=int(ids[-1]), limit=65536)
+
+    @staticmethod
+    def delete(db: Connection, ns: int, ids: Sequence[int], encoder: Encoder) -> None:
+        db.executemany(f"DELETE FROM {encoder.table} WHERE id=?", ((id,) for id in ids))
+        db.executemany("DELETE FROM codes WHERE ns=? AND encoder=? AND id=?", ((ns, encoder.id, id) for id in ids))
+
+    @staticmethod
+    def log(db: Connection, ns: int, rev: int, ids: Sequence[int]) -> None:
+        """Tells the indices of every process that the keys of these ids are gone or new."""
+        db.executemany("INSERT INTO changes VALUES (?,?,?)", ((ns, rev, id) for id in ids))
+        db.execute("DELETE FROM changes WHERE ns=? AND rev<=?", (ns, rev - LOG_OF_CHANGES))
+
+    # reading
+
+    @staticmethod
+    def read(db: Connection, encoder: Encoder, ids: np.ndarray) -> np.ndarray:
+        """Keys [N, D] of ids [N], ascending; NaN where there is none."""
+        query = f"SELECT id, vector FROM {encoder.table} WHERE id IN carray(?) ORDER BY id"
+        rows = db.execute(query, (apsw.carray(np.ascontiguousarray(ids, np.int64)),)).fetchall() if len(ids) else []
+        keys = np.frombuffer(b"".join([v for _, v in rows]), "<f4").reshape(len(rows), encoder.dim)
+        if len(rows) == len(ids):
+            return keys
+        out = np.full((len(ids), encoder.dim), np.nan, np.float32)
+        out[np.searchsorted(ids, [id for id, _ in rows])] = keys
+        return out
+
+    @staticmethod
+    def load_keys(db: Connection, ns: int, encoder: Encoder, after: int = 0, limit: int = -1) -> tuple[np.ndarray, np.ndarray]:
+        query = f"""SELECT codes.id, vector FROM codes JOIN {encoder.table} USING (id)
+                    WHERE ns=? AND encoder=? AND codes.id>? ORDER BY codes.id LIMIT ?"""
+        rows = db.execute(query, (ns, encoder.id, after, limit)).fetchall()
+        keys = np.frombuffer(b"".join([v for _, v in rows]), "<f4").reshape(len(rows), encoder.dim)
+        return np.array([id for id, _ in rows], np.int64), keys
+
+    @staticmethod
+    def _load_codes(db: Connection, ns: int, encoder: Encoder, after: int = 0) -> Iterator[np.ndarray]:
+        """Codes in chunks, ascending by id. Joined inside SQLite: a row at a time takes twice as long."""
+        query = """SELECT cast(group_concat(code, '') AS BLOB) FROM
+                   (SELECT code FROM codes WHERE ns=? AND encoder=? AND id>? ORDER BY id LIMIT 500000)"""
+        while (joined := db.execute(query, (ns, encoder.id, after)).get) is not None:
+            rows = np.frombuffer(joined, code_type(encoder.dim))
+            yield rows
+            after = int(rows["id"][-1])
+
+    # the index
+
+    def search(
+        self, db: Connection, ns: int, rev: int, fingerprint: str, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> list[Found]:
+        """The best `k` ids for each of `queries` [Q, D], among `allowed` where given."""
+        encoder = self.encoder(db, fingerprint)
+        if encoder is None:
+            return [[] for _ in queries]
+        queries = np.ascontiguousarray(queries, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != encoder.dim:
+            raise StoreError(f"queries have shape {list(queries.shape)}, expected [Q, {encoder.dim}]")
+        index = self._index(db, ns, rev, encoder)
+        if isinstance(index, ExactIndex):
+            return index.search(queries, k, allowed)
+        return index.search(queries, k, allowed, lambda ids: self.read(db, encoder, ids))
+
+    def _index(self, db: Connection, ns: int, rev: int, encoder: Encoder) -> Index:
+        """The namespace's index at the state this transaction sees."""
+        key = (ns, encoder.id)
+        late = db.execute("SELECT late FROM codebooks WHERE ns=? AND encoder=?", key).get or 0
+        held = self._cache.get(key)
+        if held is None or held.late != late or rev < held.rev or rev - held.rev >= LOG_OF_CHANGES:
+            held = self._load(db, ns, rev, late, encoder)
+        if held.rev != rev:
+            self._refresh(db, ns, rev, encoder, held)
+        self._cache[key] = held
+        self._cache.move_to_end(key)
+        while len(self._cache) > 1 and sum(c.index.nbytes for c in self._cache.values()) > CACHED_BYTES:
+            self._cache.popitem(last=False)
+        return held.index
+
+    def _load(self, db: Connection, ns: int, rev: int, late: int, encoder: Encoder) -> _Cached:
+        book = self._codebook(db, ns, encoder)
+        if book is None:
+            ids, keys = self.load_keys(db, ns, encoder)
+            return _Cached(ExactIndex(ids, keys), rev, late, int(ids[-1]) if len(ids) else 0)
+        count = db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns, encoder.id)).get
+        if count >= mapped.MAPPED_ROWS and self.mark:
+            return self._load_mapped(db, ns, rev, late, encoder, book, count)
+        chunks = list(self._load_codes(db, ns, encoder))
+        rows = np.concatenate(chunks) if chunks else np.zeros(0, code_type(encoder.dim))
+        return _Cached(CodedIndex(book, [Codes.of(rows)]), rev, late, int(rows["id"][-1]) if len(rows) else 0)
+
+    def _load_mapped(
+        self, db: Connection, ns: int, rev: int, late: int, encoder: Encoder, book: Codebook, count: int
+    ) -> _Cached:
+        path = self.mapped_path(ns, encoder.id)
+        found = mapped.load(path, self.mark)
+        if found is not None:
+            state = found[1]
+            current = state["late"] == late and 0 <= rev - state["rev"] < LOG_OF_CHANGES and count < 1.25 * state["n"]
+            found = found if current else None
+        if found is None:
+            words = code_type(encoder.dim)["bits"].shape[0]
+            state = {"mark": self.mark, "rev": rev, "late": late}
+            mapped.build(path, state, count, words, self._load_codes(db, ns, encoder))
+            found = mapped.load(path, self.mark)
+        if found is None:
+            raise StoreError(f"{path} cannot be read back: is the disk full?")
+        codes, state = found
+        since = Codes.of(np.zeros(0, code_type(encoder.dim)))
+        return _Cached(CodedIndex(book, [codes, since]), state["rev"], late, int(codes.ids[-1]))
+
+    def _refresh(self, db: Connection, ns: int, rev: int, encoder: Encoder, held: _Cached) -> None:
+        changed = np.array(
+            [i for (i,) in db.execute("SELECT DISTINCT id FROM changes WHERE ns=? AND rev>? ORDER BY id", (ns, held.rev))],
+            np.int64,
+        )
+        held.index.remove(changed.tolist())
+        edited = changed[changed <= held.last]
+        if isinstance(held.index, ExactIndex):
+            ids, keys = self.load_keys(db, ns, encoder, held.last)
+            held.index.append(ids, keys)
+            keys = self.read(db, encoder, edited)
+            there = np.isfinite(keys).all(1) if len(edited) else []
+            held.index.append(edited[there], keys[there])
+        else:
+            for rows in self._load_codes(db, ns, encoder, held.last):
+                held.index.append(rows)
+            ids = held.index.parts[-1].ids[: held.index.parts[-1].n]
+            query = "SELECT code FROM codes WHERE ns=? AND encoder=? AND id IN carray(?) ORDER BY id"
+            if len(edited):
+                found = db.execute(query, (ns, encoder.id, apsw.carray(edited))).fetchall()
+                held.index.replace(np.frombuffer(b"".join([code for (code,) in found]), code_type(encoder.dim)))
+        held.rev, held.last = rev, max(held.last, int(ids[-1]) if len(ids) else 0)
+
+    # files of mapped codes
+
+    def mapped_path(self, ns: int, encoder: int) -> Path:
+        return self.path.with_name(f"{self.path.name}-codes-{ns}-{encoder}")
+
+    def mapped_files(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{self.path.name}-codes-*"))
+
+    def erase_mapped(self, ns: int, ids: Sequence[int]) -> None:
+        for path in self.path.parent.glob(f"{self.path.name}-codes-{ns}-*"):
+            mapped.erase(path, ids)
+
+    def check(self, db: Connection) -> Iterator[str]:
+        """What is wrong with keys and codes."""
+        for fingerprint, encoder in self.encoders(db).items():
+            name = f"encoder {fingerprint or '(unnamed)'}"
+            odd = db.execute(f"SELECT count(*) FROM {encoder.table} WHERE length(vector)<>?", (4 * encoder.dim,)).get
+            if odd:
+                yield f"{name}: {odd} keys are not of {encoder.dim} numbers"
+            orphans = f"SELECT count(*) FROM {encoder.table} WHERE id NOT IN (SELECT id FROM entries WHERE searchable)"
+            if n := db.execute(orphans).get:
+                yield f"{name}: {n} keys belong to no entry"
+            lonely = f"SELECT count(*) FROM codes WHERE encoder=? AND id NOT IN (SELECT id FROM {encoder.table})"
+            lost = f"SELECT count(*) FROM {encoder.table} WHERE id NOT IN (SELECT id FROM codes WHERE encoder=?)"
+            for query, what in ((lonely, "codes without a key"), (lost, "keys that search does not know")):
+                if n := db.execute(query, (encoder.id,)).get:
+                    yield f"{name}: {n} {what}"
+            for (ns,) in db.execute("SELECT DISTINCT ns FROM codes WHERE encoder=?", (encoder.id,)).fetchall():
+                yield from self._check_codes(db, ns, encoder, name)
+
+    def _check_codes(self, db: Connection, ns: int, encoder: Encoder, name: str) -> Iterator[str]:
+        book, after = self._codebook(db, ns, encoder), 0
+        wrong = broken = 0
+        while True:
+            ids, keys = self.load_keys(db, ns, encoder, after, 65536)
+            if not len(ids):
+                break
+            broken += int((~np.isfinite(keys)).any(1).sum())
+            if book is not None:
+                query = "SELECT id, code FROM codes WHERE ns=? AND encoder=? AND id BETWEEN ? AND ? ORDER BY id"
+                stored: dict[int, Any] = dict(db.execute(query, (ns, encoder.id, int(ids[0]), int(ids[-1]))))
+                fresh = zip(ids.tolist(), book.encode(ids, keys), strict=True)
+                wrong += sum(not _same_code(stored.get(id), code) for id, code in fresh)
+            after = int(ids[-1])
+        if broken:
+            yield f"{name}: {broken} keys hold what is no number"
+        if wrong:
+            yield f"{name}: {wrong} codes are not those of their keys (memgpt memory compact makes them anew)"
+
+
+def _same_code(stored: bytes | None, code: np.void) -> bool:
+    """Whether a stored code is this one; a bit or two may fall the other way on another machine."""
+    if stored is None or len(stored) != code.nbytes:
+        return False
+    found = np.frombuffer(stored, code.dtype)[0]
+    differ = int(np.bitwise_count(found["bits"] ^ code["bits"]).sum())
+    return bool(found["id"] == code["id"] and differ <= 4 and np.isclose(found["factor"], code["factor"], rtol=1e-3))

@@ -1,0 +1,56 @@
+"""From a URL to a store."""
+
+import os
+from pathlib import Path
+
+from memgpt_cli.config import home
+from memgpt_cli.errors import UsageError
+from memgpt_cli.memory.protocol import Store
+
+
+def key_from(name: str) -> str:
+    """The encryption key that the environment variable `name` holds; empty where no name is given.
+
+    Raises:
+        UsageError: the variable is not there or empty.
+    """
+    if not name:
+        return ""
+    key = os.environ.get(name, "")
+    if not key:
+        raise UsageError(f"the store's key is to be in the environment variable {name}, which is not set")
+    return key
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    scheme, sign, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}{sign}{login.partition(':')[0]}{at}{place}" if at else url
+
+
+def open_store(url: str = "", fingerprint: str = "", key_env: str = "") -> Store:
+    """The store at a path, `sqlite:///path` or `postgresql://…`; the user's own where `url` is empty.
+
+    Args:
+        fingerprint: of the encoder whose keys are written and searched; without one only words are searched.
+        key_env: the environment variable that holds the key of an encrypted store.
+
+    Raises:
+        StoreError: the store cannot be opened.
+        UsageError: a URL of another kind, or a key that is not there.
+    """
+    key = key_from(key_env)
+    scheme, sign, rest = url.partition("://")
+    if sign and scheme in ("postgresql", "postgres"):
+        from memgpt_cli.memory.postgres import PostgresStore
+
+        return PostgresStore(url, fingerprint, key)
+    if sign and scheme != "sqlite":
+        raise UsageError(f"{without_password(url)}: expected a path, sqlite:///PATH or postgresql://USER@HOST/DATABASE")
+    from memgpt_cli.memory.sqlite import SqliteStore
+
+    if sign and not rest.startswith("/"):
+        raise UsageError(f"{url}: expected three slashes and a path, sqlite:///{rest}, or four where it begins at the root")
+    path = Path(rest[1:] if sign else url).expanduser()
+    return SqliteStore(path if str(path) != "." else home() / "memory.sqlite", fingerprint, key)

@@ -1,0 +1,58 @@
+"""Trying a store out: every promise once, in a namespace of its own that is gone afterwards."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from memgpt_cli.errors import StoreError
+from memgpt_cli.memory.protocol import Item, Store
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    ok: bool
+    ms: float
+    note: str = ""
+
+
+def try_store(store: Store, entries: int = 200) -> list[Step]:
+    """Puts, finds, edits and forgets `entries` made-up entries, and says how long each took."""
+    namespace, other = (f"serve-check-{secrets.token_hex(6)}" for _ in range(2))
+    keys = np.random.default_rng(1).normal(size=(entries, 64)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=1, keepdims=True)
+    items = [
+        Item(f"trial entry number{n} 试验{n}", "note", {"n": n}, {"who": "serve-check"}, key) for n, key in enumerate(keys)
+    ]
+    steps: list[Step] = []
+    ids: list[int] = []
+
+    def step(name: str, what: Callable[[], bool]) -> None:
+        began = time.perf_counter()
+        try:
+            ok, note = what(), ""
+        except StoreError as error:
+            ok, note = False, str(error)
+        steps.append(Step(name, ok, 1000 * (time.perf_counter() - began), note if note or ok else "not as it should be"))
+
+    def put() -> bool:
+        ids.extend(store.put(namespace, items).ids)
+        return len(set(ids)) == entries
+
+    try:
+        step(f"put {entries}", put)
+        step("put one, durably", lambda: store.put(other, items[:1]).new == 1)
+        step("the same again changes nothing", lambda: store.put(namespace, items).ids == ids)
+        step("search by key", lambda: [h.entry.meta["n"] for h in store.search(namespace, keys[7:8], k=1)[0]] == [7])
+        step("search by word", lambda: [h.entry.meta["n"] for h in store.search(namespace, texts=["number7"], k=1)[0]] == [7])
+        step("search Chinese", lambda: bool(store.search(namespace, texts=["试验7"], k=1)[0]))
+        step("another namespace is a wall", lambda: store.get(other, ids) == [] and len(store.list(other)) == 1)
+        step("edit", lambda: store.edit(namespace, ids[0], Item("edited", key=keys[0]), if_version=1).version == 2)
+        step("forget", lambda: store.forget(namespace, ids[:10]).entries == 10)
+        step("verify", lambda: store.verify() == [])
+    finally:
+        step("forget all", lambda: all(store.forget(n, everything=True).entries for n in (namespace, other)))
+    return steps

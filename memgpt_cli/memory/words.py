@@ -1,0 +1,69 @@
+"""The index of words in the SQLite file: FTS5 over terms that carry their namespace, so that no query crosses it."""
+
+from collections.abc import Iterable
+
+import apsw
+import numpy as np
+
+from memgpt_cli.memory.database import Connection
+from memgpt_cli.memory.keys import Found
+from memgpt_cli.memory.lexical import query_terms, terms
+
+TABLES = """
+CREATE VIRTUAL TABLE words USING fts5(terms, content='', tokenize="ascii tokenchars '_'");
+CREATE VIRTUAL TABLE word_counts USING fts5vocab(words, row);
+INSERT INTO words (words, rank) VALUES ('secure-delete', 1);
+"""
+MANY = 2000
+"""Entries at once, from which on rewriting the index is faster than taking each entry out of it."""
+QUERY_TERMS = 24
+
+
+def _indexed(ns: int, text: str) -> str:
+    found = terms(text)
+    return f"n{ns}x" + f" n{ns}x".join(found) if found else ""
+
+
+def add(db: Connection, ns: int, entries: Iterable[tuple[int, str]]) -> None:
+    """Adds ids and their texts."""
+    db.executemany("INSERT INTO words (rowid, terms) VALUES (?, ?)", ((id, _indexed(ns, text)) for id, text in entries))
+
+
+def remove(db: Connection, ns: int, entries: Iterable[tuple[int, str]]) -> None:
+    """Takes ids out; their texts must be those that were added."""
+    delete = "INSERT INTO words (words, rowid, terms) VALUES ('delete', ?, ?)"
+    db.executemany(delete, ((id, _indexed(ns, text)) for id, text in entries))
+
+
+def begin_removing_many(db: Connection) -> None:
+    """Until `end_removing_many` what is removed is only marked."""
+    db.execute("INSERT INTO words (words, rank) VALUES ('secure-delete', 0)")
+
+
+def end_removing_many(db: Connection) -> None:
+    optimise(db)  # writes one index without what is gone
+    db.execute("INSERT INTO words (words, rank) VALUES ('secure-delete', 1)")
+
+
+def optimise(db: Connection) -> None:
+    db.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+
+def search(db: Connection, ns: int, entries: int, text: str, k: int, allowed: np.ndarray | None) -> Found:
+    """The best `k` ids by BM25. Of a long query the rarest words count: common ones match everything and tell nothing."""
+    if allowed is not None and not len(allowed):
+        return []
+    counts: dict[str, int] = {}
+    for term in query_terms(text):
+        name, prefix = f"n{ns}x{term.rstrip('*')}", "*" if term.endswith("*") else ""
+        found = 1 if prefix else db.execute("SELECT doc FROM word_counts WHERE term=?", (name,)).get
+        if found:
+            counts[f'"{name}"{prefix}'] = found
+    rare = sorted(counts, key=lambda t: counts[t])[:QUERY_TERMS]
+    rare = [t for t in rare if counts[t] <= max(1000, entries // 10)] or rare[:2]
+    if not rare:
+        return []
+    only = "" if allowed is None else " AND rowid IN carray(?)"
+    values = (" OR ".join(rare), *(() if allowed is None else (apsw.carray(allowed),)), k)
+    query = f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ?{only} ORDER BY bm25(words), rowid LIMIT ?"
+    return list(db.execute(query, values))
