@@ -134,11 +134,15 @@ class Conversation:
         return by_id or list(self.store.all(self.namespace, Filter(contains=what)))
 
     def forget(self, entries: Sequence[Stored]) -> Receipt:
-        """Erases entries from the store and from this conversation."""
-        texts = {e.text for e in entries}
+        """Erases entries from the store and from this conversation, with the replies that only said them again."""
+        said = {e.meta.get("said", e.text).strip() for e in entries}
+        turns = self.store.all(self.namespace, Filter(kind="turn"))
+        again = [e for e in turns if not e.searchable and e.meta.get("said", "").strip() in said]
+        gone = {e.id: e for e in [*entries, *again]}
+        texts = {e.text for e in gone.values()}
         self.events = [e for e in self.events if e.entry.text not in texts]
         self.last = None
-        return self.store.forget(self.namespace, [e.id for e in entries])
+        return self.store.forget(self.namespace, list(gone))
 
     def undo(self) -> bool:
         """Takes the last message and its reply back."""
@@ -216,7 +220,7 @@ class Conversation:
         if not self.recall:
             return []
         key = self.encoder.queries([query])
-        (hits,) = self.store.search(self.namespace, key.numpy(), k=self.recall + len(self.events))
+        (hits,) = self.store.search(self.namespace, key.numpy(), [query], self.recall + len(self.events))
         here = {e.id for e in self.events if e.id is not None}
         found = [h.entry for h in hits if h.entry.id not in here and (not self.config.lookup or h.entry.kind == "note")]
         entries = [Entry(e.text, e.kind, e.meta) for e in found[: self.recall]]

@@ -86,6 +86,51 @@ def test_chat_is_scriptable_and_remembers(place):
     assert "memory is empty" in other.stdout
 
 
+def test_generate_and_eval_read_a_store_and_reindex_makes_keys_anew(place):
+    facts = [f"resto_{n} | R_city | rome" for n in range(5)] + ["the red house stands by a river"]
+    (place / "kb.jsonl").write_text("".join(json.dumps({"text": f, "kind": "fact"}) + "\n" for f in facts))
+    where = ("--store", "kb.sqlite", "--namespace", "kb")
+    assert "6 entries from 1 files" in memgpt(place, "memory", "import", "kb.jsonl", *where).stdout
+    done = memgpt(
+        place,
+        "generate",
+        "--memory",
+        "kb.sqlite",
+        "--namespace",
+        "kb",
+        "--json",
+        "memory.recall=2",
+        text="red house\nresto_3\n",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "6 entries of 'kb' have no key of this model yet" in done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [len(r["recalled"]) for r in rows] == [2, 2]
+    assert "the red house stands by a river" in rows[0]["recalled"]
+    done = memgpt(
+        place,
+        "eval",
+        "--memory",
+        "kb.sqlite",
+        "--namespace",
+        "kb",
+        "--json",
+        "-m",
+        "exact",
+        "-m",
+        "recall",
+        "eval.max_examples=4",
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"store", "empty"} <= set(json.loads(done.stdout))
+    assert "no such store" in memgpt(place, "generate", "--memory", "nowhere.sqlite").stderr
+    assert "is empty" in memgpt(place, "generate", "--memory", "kb.sqlite", "--namespace", "other").stderr
+    again = json.loads(memgpt(place, "memory", "reindex", "--json", *where).stdout)
+    assert (again["added"], again["retired"]) == (0, 0)
+    found = memgpt(place, "memory", "search", "river", "--json", *where, "--run", "debug").stdout
+    assert json.loads(found.splitlines()[0])["similarity"] is not None
+
+
 def test_a_second_preprocess_is_a_no_op(place):
     assert "Nothing to do" in memgpt(place, "preprocess").stdout
 

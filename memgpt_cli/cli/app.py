@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
     from memgpt_cli.config import Config
     from memgpt_cli.data.preprocess import Report
-    from memgpt_cli.generation.recall import Encoder
+    from memgpt_cli.generation.recall import Encoder, Recall
     from memgpt_cli.memory import Store
+    from memgpt_cli.model import MemoryTransformer
+    from memgpt_cli.tokenizer import Tokenizer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +58,10 @@ Namespace = Annotated[str, typer.Option("--namespace", help="Whose memory; your 
 KeyEnv = Annotated[
     str,
     typer.Option("--key-env", envvar="MEMGPT_KEY_ENV", help="The environment variable that holds an encrypted store's key."),
+]
+MemoryStore = Annotated[
+    str,
+    typer.Option("--memory", help="A store to read from: a path or URL; memory.recall entries are recalled for each input."),
 ]
 
 
@@ -103,6 +109,26 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container without a user of that number
         raise UsageError("this system has no name for you: say whose memory it is with --namespace NAME") from None
+
+
+def open_recall(
+    url: str, namespace: str, key_env: str, config: "Config", model: "MemoryTransformer", tokenizer: "Tokenizer", folder: Path
+) -> "Recall":
+    """A store that there is already, with keys of this model; raises UsageError where there is none."""
+    from memgpt_cli.checkpoint import fingerprint
+    from memgpt_cli.errors import UsageError
+    from memgpt_cli.generation.recall import Encoder, Recall
+    from memgpt_cli.memory import open_store
+
+    if "://" not in url and not Path(url).expanduser().is_file():
+        raise UsageError(f"--memory {url}: no such store; `memgpt memory import FILES --store {url}` makes one")
+    store = open_store(url, fingerprint(folder), key_env or config.memory.key_env)
+    owner, encoder = namespace or config.memory.namespace or user_name(), Encoder(model, tokenizer)
+    if not store.list(owner, limit=1):
+        store.close()
+        raise UsageError(f"the memory of '{owner}' in {store.url} is empty: --namespace says whose memory to read")
+    key_what_is_not(store, owner, encoder)
+    return Recall(store, owner, encoder, config.memory.recall)
 
 
 def key_what_is_not(store: "Store", namespace: str, encoder: "Encoder") -> None:

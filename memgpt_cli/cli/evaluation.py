@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, Run, app, console, progress
+from memgpt_cli.cli.app import (
+    DATA_ROOT,
+    RUNS_ROOT,
+    ConfigDir,
+    Json,
+    KeyEnv,
+    MemoryStore,
+    Namespace,
+    Overrides,
+    Run,
+    app,
+    console,
+    open_recall,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,11 +43,15 @@ def evaluate_command(
     tidy: Annotated[
         bool, typer.Option("--tidy", help="Post-process outputs before scoring (repeated spans, stray spaces).")
     ] = False,
+    memory_store: MemoryStore = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
-    """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle."""
+    """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle; or recalled from a store."""
     import json
+    import tempfile
     from dataclasses import asdict
 
     from memgpt_cli.checkpoint import find_run, load_model
@@ -52,7 +70,14 @@ def evaluate_command(
     prepare(model, config.trainer)
     split = _split(config, folder, file)
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
-    with progress("evaluating") as report:
+    with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
+        if memory_store:
+            from memgpt_cli.evaluation.recalled import write_recalled
+
+            recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder / "model")
+            with recall.store:
+                write_recalled(split, Path(scratch), recall, tokenizer, config.eval.max_examples, report)
+            split = Path(scratch)
         conditions = evaluate(
             model,
             tokenizer,
@@ -64,6 +89,10 @@ def evaluate_command(
             postprocess,
         )
     name = "+".join(f.stem for f in file) if file else config.eval.split
+    if memory_store:
+        name += "-store"
+        for condition in conditions:
+            condition.memory = "store" if condition.memory == "learned" else condition.memory
     saved = save_results(folder / "eval", name, conditions)
     if as_json:
         print(json.dumps({c.memory: [asdict(s) for s in c.scores] for c in conditions}))
@@ -170,3 +199,53 @@ def bench_facts(
         )
         table.add_row(*cells)
     console().print(table)
+
+
+@bench.command("memory", epilog="Example: `memgpt bench memory --rows 100000 --rows 1000000 --plot memory.png`")
+def bench_memory(
+    rows: Annotated[list[int] | None, typer.Option("--rows", help="Entries in the store; repeatable.", min=2000)] = None,
+    dim: Annotated[int, typer.Option("--dim", help="Numbers in a key.", min=8)] = 384,
+    queries: Annotated[int, typer.Option("--queries", help="Queries at each size.", min=64, max=256)] = 200,
+    vectors: Annotated[
+        Path | None,
+        typer.Option("--vectors", help="An .npy file of keys [N, D] of your own, instead of made-up ones.", exists=True),
+    ] = None,
+    alone: Annotated[bool, typer.Option("--alone", help="Without the exact scan and FAISS HNSW beside it.")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw latency and recall against size into this file.")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Speed, recall and memory of the store beside an exact scan and FAISS HNSW on the same keys."""
+    import json
+    from dataclasses import asdict
+
+    import numpy as np
+    from rich.table import Table
+
+    from memgpt_cli.evaluation.store_speed import draw, measure
+
+    keys = None if vectors is None else np.load(vectors, mmap_mode="r", allow_pickle=False)
+    with progress("measuring") as report:
+        result = measure(rows or [10_000, 100_000], dim, queries, keys, not alone, seed, report)
+    if plot:
+        draw(result, plot)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    table = Table(title=f"recall@8 and times of {queries} queries, one by one and 64 at once", title_justify="left")
+    for column in ("index", "rows", "searched", "p50 ms", "p95 ms", "64 at once ms", "recall@8", "rows/s in", "open ms", "first ms", "RSS MB", "file MB"):  # fmt: skip
+        table.add_column(column, justify="left" if column in ("index", "searched") else "right")
+    for m in result.rows:
+        rest = (m.rows_per_s, m.open_ms, m.first_ms, m.rss_mb, m.file_mb)
+        table.add_row(
+            m.index, f"{m.rows:,}", m.namespace, f"{m.p50:.2f}", f"{m.p95:.2f}", f"{m.batch:.1f}", f"{m.recall:.3f}",
+            *(f"{v:,.1f}" if v and v < 100 else f"{v:,.0f}" if v else "" for v in rest),
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    if result.puts:
+        out.print(
+            f"one durable put: {result.puts.ours_ms:.2f} ms; SQLite's least for a row of that size: {result.puts.floor_ms:.2f} ms"
+        )
+    if plot:
+        out.print(f"drawn into {plot}")

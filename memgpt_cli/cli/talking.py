@@ -13,6 +13,7 @@ from memgpt_cli.cli.app import (
     ConfigDir,
     Json,
     KeyEnv,
+    MemoryStore,
     Namespace,
     Overrides,
     Run,
@@ -20,6 +21,7 @@ from memgpt_cli.cli.app import (
     app,
     console,
     key_what_is_not,
+    open_recall,
     user_name,
 )
 
@@ -41,10 +43,13 @@ def generate(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to standard output.")] = None,
     run: Run = "",
     tidy: Annotated[bool, typer.Option("--tidy", help="Remove repeated spans and stray spaces.")] = False,
+    memory_store: MemoryStore = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
-    """Write an answer for every line of input, in order."""
+    """Write an answer for every line of input, in order; with --memory from what a store holds, such as imported documents."""
     from memgpt_cli.checkpoint import find_run, load_model
     from memgpt_cli.config import override
     from memgpt_cli.data.batching import collate
@@ -60,22 +65,30 @@ def generate(
     model, tokenizer, trained = load_model(find_run(run, RUNS_ROOT) / "model")
     config = override(trained, "generate", overrides or [], config_dir)
     prepare(model, config.trainer)
+    recall = None
+    if memory_store:
+        folder = find_run(run, RUNS_ROOT) / "model"
+        recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder)
     target = open(output, "w", encoding="utf-8") if output else sys.stdout
     lines = open(source, encoding="utf-8") if source != "-" else sys.stdin
     try:
         for group in _groups(lines, 1 if source == "-" else 32):
-            rows = []
-            for number, (text, memory, kind) in group:
-                entries = tuple(entry_from(m, kind) for m in memory)
+            rows, recalled = [], recall.entries([text for _, (text, _, _) in group]) if recall else [[]] * len(group)
+            for (number, (text, memory, kind)), found in zip(group, recalled, strict=True):
+                entries = (*found, *(entry_from(m, kind) for m in memory))
                 episode = Episode(str(number), entries, (Example(text, "", len(entries)),))
                 rows.append(encode_row(episode, tokenizer))
             made = decode(model, collate(rows).to(next(model.parameters()).device), config.generate)
-            for (_, (text, _, _)), ids, ended in zip(group, made.ids, made.ended, strict=True):
+            for (_, (text, _, _)), found, ids, ended in zip(group, recalled, made.ids, made.ended, strict=True):
                 answer = tokenizer.decode(ids[0])
                 answer = tidy_spaces(drop_repeats(answer)) if tidy else answer
                 row = {"input": text, "output": answer, "complete": ended[0]}
+                if recall:
+                    row["recalled"] = [e.text for e in found]
                 print(json.dumps(row, ensure_ascii=False) if as_json else answer.replace("\n", "\\n"), file=target, flush=True)
     finally:
+        if recall:
+            recall.store.close()
         if output:
             target.close()
 

@@ -211,9 +211,9 @@ def _place(row: int, rows: int) -> str:
 
 
 def measure(
-    sizes: list[int], dim: int, queries: int, keys: np.ndarray | None, walls: bool, others: bool, seed: int, report: Report
+    sizes: list[int], dim: int, queries: int, keys: np.ndarray | None, others: bool, seed: int, report: Report
 ) -> Result:
-    """One row per size and index. `walls` also searches namespaces of 50 %, 5 % and 100 rows of the first size."""
+    """One row per size and index; of the size nearest 100,000 also namespaces of 50 %, 5 % and 100 of its rows."""
     result = Result()
     for size in sizes:
         data = Topics(size, dim, seed) if keys is None else Given(keys, size)
@@ -231,9 +231,9 @@ def measure(
             result.rows.append(row)
             if result.puts is None:
                 result.puts = measure_puts(Path(folder), data.chunk(0, 300))
-        if walls and size == sizes[0]:
+        if size == min(sizes, key=lambda n: abs(n - 100_000)):
             result.rows += _measure_walls(data, asked, report)
-        if others:
+        if others and size <= 2_000_000:
             result.rows += _others(data, asked, truth[1], report)
     return result
 
@@ -309,3 +309,24 @@ def measure_puts(folder: Path, keys: np.ndarray) -> Puts:
             floor.append(time.perf_counter() - began)
     bare.close()
     return Puts(keys.shape[1], 1000 * statistics.median(ours), 1000 * statistics.median(floor))
+
+
+def draw(result: Result, path: Path) -> None:
+    """Latency and recall against the number of rows searched, an index a line."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for index in ("store", "exact", "hnsw"):
+        rows = sorted((m for m in result.rows if m.index == index and m.namespace == "all"), key=lambda m: m.rows)
+        sizes = [m.rows for m in rows]
+        if rows:
+            left.plot(sizes, [m.p50 for m in rows], "o-", label=index)
+            right.plot(sizes, [m.recall for m in rows], "o-", label=index)
+    left.set(xscale="log", yscale="log", xlabel="rows", ylabel="median of one query, ms")
+    right.set(xscale="log", ylim=(0.9, 1.005), xlabel="rows", ylabel="recall@8")
+    left.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
