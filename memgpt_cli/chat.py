@@ -16,7 +16,7 @@ from memgpt_cli.generation.decode import generate
 from memgpt_cli.generation.postprocess import StreamDecoder
 from memgpt_cli.generation.recall import Encoder
 from memgpt_cli.memory import Filter, Item, Receipt, Store, Stored
-from memgpt_cli.memory.protocol import now
+from memgpt_cli.memory.records import now
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
 from memgpt_cli.tokenizer import Tokenizer

@@ -111,7 +111,7 @@ def add(
 
     from memgpt_cli.errors import UsageError, did_you_mean
     from memgpt_cli.memory import Item
-    from memgpt_cli.memory.protocol import now
+    from memgpt_cli.memory.records import now
     from memgpt_cli.schema import KINDS, entry_from
 
     if kind not in KINDS:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from memgpt_cli.memory.protocol import Item, now
+from memgpt_cli.memory.records import Item, now
 from memgpt_cli.memory.sqlite import SqliteStore
 
 K = 8

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli.errors import DataError, StoreError
-from memgpt_cli.memory.protocol import Row, Store, Written, as_json, check_row
+from memgpt_cli.memory.protocol import Store
+from memgpt_cli.memory.records import Row, Written, as_json, check_row
 
 FORMAT = 1
 MANIFEST, ENTRIES = "manifest.json", "entries.jsonl"

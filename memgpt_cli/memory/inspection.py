@@ -8,7 +8,7 @@ import apsw
 
 from memgpt_cli.memory.database import Connection
 from memgpt_cli.memory.keys import Keys
-from memgpt_cli.memory.protocol import Row, keyed_hash, text_bytes
+from memgpt_cli.memory.records import Row, keyed_hash, text_bytes
 
 
 def statistics(db: Connection, ns: int, fingerprint: str) -> dict[str, Any]:

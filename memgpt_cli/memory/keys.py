@@ -18,6 +18,7 @@ from memgpt_cli.errors import StoreError
 from memgpt_cli.memory import mapped
 from memgpt_cli.memory.database import Connection
 from memgpt_cli.memory.index import EXACT_ROWS, Codebook, CodedIndex, Codes, ExactIndex, Index, code_type, make_rotation
+from memgpt_cli.memory.protocol import Found
 
 LOG_OF_CHANGES = 10_000
 """Revisions whose edited and forgotten ids are kept; an index further behind loads anew."""
@@ -29,7 +30,6 @@ CREATE TABLE codebooks (ns INTEGER, encoder INTEGER, mean BLOB, late INTEGER NOT
 CREATE TABLE codes (ns INTEGER, encoder INTEGER, id INTEGER, code BLOB, PRIMARY KEY (ns, encoder, id)) WITHOUT ROWID;
 CREATE TABLE changes (ns INTEGER, rev INTEGER, id INTEGER, PRIMARY KEY (ns, rev, id)) WITHOUT ROWID;
 """
-Found = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Keys:
 
     # writing
 
-    def write(self, db: Connection, ns: int, fingerprint: str, ids: Sequence[int], keys: np.ndarray, late: bool) -> None:
-        """Adds keys [N, D]; an entry that has one keeps it. `late` where an id may be older than others that have keys."""
+    def write(self, db: Connection, ns: int, fingerprint: str, ids: Sequence[int], keys: np.ndarray, late: bool) -> int:
+        """Adds keys [N, D], and returns how many; an entry that has one keeps it. `late` where an id may be older than others that have keys."""
         encoder = self._make_encoder(db, fingerprint, keys.shape[1])
         db.execute(
             "INSERT INTO codebooks (ns, encoder, late) VALUES (?,?,?) ON CONFLICT DO UPDATE SET late=late+excluded.late",
@@ -110,12 +110,15 @@ class Keys:
         db.executemany(f"INSERT OR IGNORE INTO {encoder.table} VALUES (?, ?)", zip(ids, as_blobs(keys), strict=True))
         codes = [None] * len(keys) if book is None else as_blobs(book.encode(ids, keys))
         rows = ((ns, encoder.id, id, code) for id, code in zip(ids, codes, strict=True))
+        before = db.total_changes()
         db.executemany("INSERT OR IGNORE INTO codes VALUES (?,?,?,?)", rows)
+        added = int(db.total_changes() - before)
         if (
             book is None
             and db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns, encoder.id)).get > EXACT_ROWS
         ):
             self.code(db, ns, encoder)
+        return added
 
     def code(self, db: Connection, ns: int, encoder: Encoder) -> None:
         """Codes a whole namespace (anew): the mean is that of a sample of what it holds now."""

@@ -6,195 +6,37 @@ read, words are matched by keyed hashes, and keys are compared here, in RAM.
 """
 
 import contextlib
-import json
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from memgpt_cli.errors import StoreError, UsageError
-from memgpt_cli.memory import protocol
+from memgpt_cli.errors import StoreError
+from memgpt_cli.memory import records
 from memgpt_cli.memory.index import ExactIndex
-from memgpt_cli.memory.lexical import fuse, query_terms, terms
-from memgpt_cli.memory.protocol import Filter, Hit, Item, Limits, Receipt, Row, Store, Stored, Written, as_json
-from memgpt_cli.memory.sealing import KeyFolder, Seal
-
-FORMAT = 1
-PARTITIONS = 16
-_TABLES = """
-CREATE SCHEMA memgpt;
-CREATE TABLE memgpt.meta (name text PRIMARY KEY, value bytea NOT NULL);
-CREATE SEQUENCE memgpt.ids;
-CREATE TABLE memgpt.namespaces (id serial PRIMARY KEY, name text NOT NULL UNIQUE, rev bigint NOT NULL DEFAULT 0,
-  entries bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, limits text NOT NULL DEFAULT '{}',
-  sealed int NOT NULL DEFAULT 0, pending boolean NOT NULL DEFAULT false);
-CREATE TABLE memgpt.encoders (id serial PRIMARY KEY, fingerprint text NOT NULL UNIQUE, dim int NOT NULL);
-CREATE TABLE memgpt.entries (ns int NOT NULL, id bigint NOT NULL, hash bytea NOT NULL, version int NOT NULL,
-  searchable boolean NOT NULL, kind text NOT NULL, created text NOT NULL, updated text NOT NULL, size int NOT NULL,
-  terms text[] NOT NULL, body bytea NOT NULL, PRIMARY KEY (ns, id), UNIQUE (ns, hash)) PARTITION BY HASH (ns);
-CREATE TABLE memgpt.keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key KIND NOT NULL,
-  PRIMARY KEY (ns, encoder, id)) PARTITION BY HASH (ns);
-CREATE TABLE memgpt.sealed_keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key bytea NOT NULL,
-  PRIMARY KEY (ns, encoder, id)) PARTITION BY HASH (ns);
-CREATE INDEX ON memgpt.entries USING gin (terms);
-""" + "".join(
-    f"CREATE TABLE memgpt.{t}_{n} PARTITION OF memgpt.{t} FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {n});\n"
-    for t in ("entries", "keys", "sealed_keys")
-    for n in range(PARTITIONS)
-)
-_COLUMNS = "id, kind, created, updated, version, searchable, body"
-_KEPT = "PostgreSQL's log and backups keep what was deleted for as long as they are configured to"
-Entries: TypeAlias = list[Stored]
-Hits: TypeAlias = list[list[Hit]]
-Found: TypeAlias = list[tuple[int, float]]
-Problems: TypeAlias = list[str]
+from memgpt_cli.memory.lexical import query_terms
+from memgpt_cli.memory.postgres_server import COLUMNS, KEPT, Namespace, Server, pairs_and_characters
+from memgpt_cli.memory.protocol import Entries, Fetch, Found, Problems, Rankings, Store
+from memgpt_cli.memory.records import Filter, Item, Limits, Receipt, Row, Stored, Written, as_json
 
 
-@dataclass(frozen=True)
-class _Namespace:
-    id: int
-    rev: int
-    entries: int
-    bytes: int
-    limits: Limits
-    seal: Seal | None
-
-
-def _pairs_and_characters(text: str) -> list[str]:
-    """The terms of a text, and each character of an unspaced run as `字*`, which a lone character is looked up by."""
-    found = terms(text)
-    return [*found, *(t[0] + "*" for t in found if len(t) <= 2 and not t.isascii())]
-
-
-class PostgresStore(Store):
+class PostgresStore(Server, Store):
     """See `Store`. With `key` everything is sealed, a key for each namespace."""
-
-    def __init__(self, url: str, fingerprint: str = "", key: str = "") -> None:
-        try:
-            import psycopg
-        except ImportError as error:
-            raise UsageError("a PostgreSQL store needs a library: pip install 'memgpt-cli[postgres]'") from error
-        from memgpt_cli.memory.opening import without_password
-
-        self._pg, self.url, self.fingerprint = psycopg, without_password(url), fingerprint
-        with self._errors("cannot be opened"):
-            self._db: Any = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="memgpt")
-            self._db.execute("SET synchronous_commit = on")
-            self._db.execute("SET lock_timeout = '60s'")
-        self._cache: dict[tuple[int, int], tuple[int, ExactIndex]] = {}
-        try:
-            self._salt, self.vector = self._open()
-        except BaseException:
-            self._db.close()
-            raise
-        self._keys = KeyFolder(key, self._salt) if key else None
-
-    def _open(self) -> tuple[bytes, str]:
-        """The store's salt, and pgvector's version (empty where the server has none)."""
-        with self._errors("cannot be opened"), self._db.transaction():
-            self._db.execute("SELECT pg_advisory_xact_lock(20260101)")
-            if self._db.execute("SELECT to_regclass('memgpt.meta')").fetchone()[0] is None:
-                has = self._db.execute("SELECT 1 FROM pg_available_extensions WHERE name='vector'").fetchone()
-                if has:
-                    self._db.execute("CREATE EXTENSION IF NOT EXISTS vector")
-                self._db.execute(_TABLES.replace("KIND", "vector" if has else "bytea"))
-                values = [("salt", secrets.token_bytes(32)), ("format", str(FORMAT).encode())]
-                with self._db.cursor() as cursor:
-                    cursor.executemany("INSERT INTO memgpt.meta VALUES (%s, %s)", values)
-            meta = dict(self._db.execute("SELECT name, value FROM memgpt.meta").fetchall())
-            if int(meta["format"]) != FORMAT:
-                raise StoreError(f"{self.url} is a memory of format {int(meta['format'])}, expected {FORMAT}")
-            typed = self._db.execute("SELECT 'memgpt.keys'::regclass, format_type(atttypid, atttypmod) FROM pg_attribute "
-                                     "WHERE attrelid='memgpt.keys'::regclass AND attname='key'").fetchone()[1]  # fmt: skip
-            version = self._db.execute("SELECT extversion FROM pg_extension WHERE extname='vector'").fetchone()
-            return bytes(meta["salt"]), version[0] if version and typed != "bytea" else ""
-
-    def close(self) -> None:
-        self._db.close()
-
-    @contextlib.contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except self._pg.errors.LockNotAvailable as error:
-            raise StoreError(f"{self.url} {what}: others have kept it locked for 60 s") from error
-        except (self._pg.errors.DiskFull, self._pg.errors.OutOfMemory) as error:
-            raise StoreError(f"{self.url} {what}: the server is full. What was stored before is intact") from error
-        except self._pg.Error as error:
-            raise StoreError(
-                f"{self.url} {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[Any]:
-        with self._errors("could not be changed"), self._db.transaction():
-            yield self._db
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[Any]:
-        with self._errors("could not be read"), self._db.transaction():
-            self._db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield self._db
-
-    # namespaces, and what is sealed
-
-    def _name(self, namespace: str) -> str:
-        protocol.check_namespace(namespace)
-        return self._keys.name(namespace) if self._keys else namespace
-
-    def _namespace(self, namespace: str, lock: bool = False) -> _Namespace | None:
-        return self._named(self._name(namespace), lock)
-
-    def _named(self, name: str, lock: bool = False) -> _Namespace | None:
-        query = "SELECT id, rev, entries, bytes, limits, sealed, name FROM memgpt.namespaces WHERE name=%s"
-        row = self._db.execute(query + (" FOR UPDATE" if lock else ""), (name,)).fetchone()
-        if row is None:
-            return None
-        id, rev, entries, size, limits, sealed, name = row
-        seal = self._keys.read(f"{name}-{sealed}") if self._keys else None
-        return _Namespace(id, rev, entries, size, Limits(**json.loads(limits)), seal)
-
-    def _make_namespace(self, namespace: str) -> _Namespace:
-        """The namespace, locked until the transaction ends: its writers take turns."""
-        name = self._name(namespace)
-        query = "INSERT INTO memgpt.namespaces (name, sealed) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id"
-        number = secrets.randbelow(1 << 30)
-        if self._db.execute(query, (name, number)).fetchone() and self._keys:
-            self._keys.create(f"{name}-{number}")
-        found = self._namespace(namespace, lock=True)
-        assert found is not None
-        return found
-
-    def _hash(self, ns: _Namespace, data: bytes) -> bytes:
-        return ns.seal.mark(data) if ns.seal else protocol.keyed_hash(self._salt, data)
-
-    def _terms(self, ns: _Namespace, found: list[str]) -> list[str]:
-        return [ns.seal.mark(t.encode()).hex() for t in found] if ns.seal else found
-
-    def _body(self, ns: _Namespace, text: str, meta: dict[str, Any], provenance: list[dict[str, Any]]) -> bytes:
-        body = as_json({"text": text, "meta": meta, "provenance": provenance}).encode()
-        return ns.seal.close(body) if ns.seal else body
-
-    def _stored(self, ns: _Namespace, row: tuple[Any, ...]) -> Stored:
-        id, kind, created, updated, version, searchable, body = row
-        whole = json.loads(ns.seal.open(bytes(body)) if ns.seal else bytes(body))
-        return Stored(id, whole["text"], kind, whole["meta"], tuple(whole["provenance"]), created, updated, version, searchable)
 
     # writing
 
     def restore(self, namespace: str, rows: Sequence[Row]) -> Written:
         if not rows:
             return Written([], 0)
-        rows = [protocol.check_row(row) for row in rows]
+        rows = [records.check_row(row) for row in rows]
         with self._writing() as db:
             ns = self._make_namespace(namespace)
             hashes = [self._hash(ns, row.identity) for row in rows]
-            query = f"SELECT hash, {_COLUMNS} FROM memgpt.entries WHERE ns=%s AND hash = ANY(%s)"
+            query = f"SELECT hash, {COLUMNS} FROM memgpt.entries WHERE ns=%s AND hash = ANY(%s)"
             there = {bytes(r[0]): self._stored(ns, r[1:]) for r in db.execute(query, (ns.id, list(set(hashes))))}
             origins = {hash: list(entry.provenance) for hash, entry in there.items()}
             fresh = iter([i for (i,) in db.execute("SELECT nextval('memgpt.ids') FROM generate_series(1, %s)", (len(rows),))])
@@ -203,7 +45,7 @@ class PostgresStore(Store):
             for row, hash in zip(rows, hashes, strict=True):
                 if hash not in ids:
                     ids[hash], new[hash], origins[hash] = next(fresh), row, list(row.provenance)
-                elif (merged := protocol.merged(origins[hash], row.provenance)) is not None:
+                elif (merged := records.merged(origins[hash], row.provenance)) is not None:
                     origins[hash] = merged
             self._insert(ns, [(ids[h], h, row, origins[h]) for h, row in new.items()])
             for hash, entry in there.items():
@@ -216,29 +58,29 @@ class PostgresStore(Store):
                 for mark, key in row.keys.items() if row.searchable else ():
                     keyed.setdefault(mark, {}).setdefault(number, key)
             for mark, own in keyed.items():
-                self._write_keys(ns, mark, sorted(own), protocol.check_keys([own[i] for i in sorted(own)]))
-            grown = sum(protocol.text_bytes(row.text) for row in new.values())
+                self._write_keys(ns, mark, sorted(own), records.check_keys([own[i] for i in sorted(own)]))
+            grown = sum(records.text_bytes(row.text) for row in new.values())
             self._count(ns, len(new), grown)
             forgotten = self._make_room(namespace, set(numbers))
         return Written(numbers, len(new), forgotten)
 
-    def _insert(self, ns: _Namespace, new: list[tuple[int, bytes, Row, list[dict[str, Any]]]]) -> None:
+    def _insert(self, ns: Namespace, new: list[tuple[int, bytes, Row, list[dict[str, Any]]]]) -> None:
         query = "INSERT INTO memgpt.entries VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
         with self._db.cursor() as cursor:
             cursor.executemany(
                 query,
                 [
-                    (ns.id, id, hash, r.version, r.searchable, r.kind, r.created, r.updated, protocol.text_bytes(r.text),
-                     self._terms(ns, _pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, origins))
+                    (ns.id, id, hash, r.version, r.searchable, r.kind, r.created, r.updated, records.text_bytes(r.text),
+                     self._terms(ns, pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, origins))
                     for id, hash, r, origins in new
                 ],
             )  # fmt: skip
 
-    def _count(self, ns: _Namespace, entries: int, size: int, pending: bool = False) -> None:
+    def _count(self, ns: Namespace, entries: int, size: int, pending: bool = False) -> None:
         query = "UPDATE memgpt.namespaces SET rev=rev+1, entries=entries+%s, bytes=bytes+%s, pending=pending OR %s WHERE id=%s"
         self._db.execute(query, (entries, size, pending, ns.id))
 
-    def _write_keys(self, ns: _Namespace, fingerprint: str, ids: Sequence[int], keys: np.ndarray) -> None:
+    def _write_keys(self, ns: Namespace, fingerprint: str, ids: Sequence[int], keys: np.ndarray) -> None:
         self._db.execute(
             "INSERT INTO memgpt.encoders (fingerprint, dim) VALUES (%s, %s) ON CONFLICT DO NOTHING",
             (fingerprint, keys.shape[1]),
@@ -250,39 +92,21 @@ class PostgresStore(Store):
         with self._db.cursor() as cursor:
             cursor.executemany(query, [(ns.id, encoder, id, self._as_key(ns, key)) for id, key in zip(ids, keys, strict=True)])
 
-    def _table(self, ns: _Namespace) -> str:
-        return "memgpt.sealed_keys" if ns.seal else "memgpt.keys"
-
-    def _as_key(self, ns: _Namespace, key: np.ndarray) -> Any:
-        if ns.seal:
-            return ns.seal.close(key.tobytes())
-        return "[" + ",".join(map(repr, key.tolist())) + "]" if self.vector else key.tobytes()
-
-    def _as_array(self, ns: _Namespace, key: Any) -> np.ndarray:
-        if ns.seal:
-            return np.frombuffer(ns.seal.open(bytes(key)), "<f4")
-        return np.array(json.loads(key), np.float32) if self.vector else np.frombuffer(bytes(key), "<f4")
-
-    def _encoders(self) -> dict[str, tuple[int, int]]:
-        return {m: (i, d) for m, i, d in self._db.execute("SELECT fingerprint, id, dim FROM memgpt.encoders").fetchall()}
-
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
-        row = protocol.check_row(Row(item.text, item.kind, item.meta, [], "", protocol.now(), 1, item.searchable))
+        row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable))
         with self._writing() as db:
             ns = self._namespace(namespace, lock=True)
-            (old,) = (self._fetch(ns, [id]) if ns else []) or (None,)
-            if ns is None or old is None:
-                raise StoreError(f"no entry {id} in '{namespace}'")
-            if if_version is not None and old.version != if_version:
-                raise StoreError(f"entry {id} is at version {old.version}, not {if_version}: somebody else has edited it")
+            (found,) = (self._fetch(ns, [id]) if ns else []) or (None,)
+            old = records.check_edit(namespace, id, found, if_version)
+            assert ns is not None
             row.provenance = list(old.provenance)
             hash = self._hash(ns, row.identity)
             twin = db.execute("SELECT id FROM memgpt.entries WHERE ns=%s AND hash=%s AND id<>%s", (ns.id, hash, id)).fetchone()
             if twin:
                 raise StoreError(f"entry {twin[0]} says the same already: forget one of the two")
             self._delete_keys(ns, [id])
-            size = protocol.text_bytes(row.text)
-            found = self._terms(ns, _pairs_and_characters(row.text)) if row.searchable else []
+            size = records.text_bytes(row.text)
+            words = self._terms(ns, pairs_and_characters(row.text)) if row.searchable else []
             db.execute(
                 "UPDATE memgpt.entries SET hash=%s, version=version+1, searchable=%s, kind=%s, updated=%s, size=%s, terms=%s, body=%s "
                 "WHERE ns=%s AND id=%s",
@@ -292,15 +116,15 @@ class PostgresStore(Store):
                     row.kind,
                     row.updated,
                     size,
-                    found,
+                    words,
                     self._body(ns, row.text, row.meta, row.provenance),
                     ns.id,
                     id,
                 ),
             )
             if item.key is not None and item.searchable:
-                self._write_keys(ns, self.fingerprint, [id], protocol.check_keys([item.key]))
-            self._count(ns, 0, size - protocol.text_bytes(old.text), pending=True)
+                self._write_keys(ns, self.fingerprint, [id], records.check_keys([item.key]))
+            self._count(ns, 0, size - records.text_bytes(old.text), pending=True)
             self._make_room(namespace, {id})
             (new,) = self._fetch(ns, [id])
         return new
@@ -310,8 +134,7 @@ class PostgresStore(Store):
     def forget(
         self, namespace: str, ids: Sequence[int] | None = None, where: Filter | None = None, everything: bool = False
     ) -> Receipt:
-        if sum((ids is not None, where is not None, everything)) != 1:
-            raise StoreError("forget what? Ids, a condition, or everything: one of them")
+        records.check_choice(ids, where, everything)
         name = self._name(namespace)
         with self._writing() as db:
             ns = self._namespace(namespace, lock=True)
@@ -329,9 +152,9 @@ class PostgresStore(Store):
     def _why_pending(self) -> str:
         if self._keys:
             return "sealed copies are left on the server: `memgpt memory compact` seals the rest anew and destroys the old key"
-        return f"deleted, but {_KEPT}; only an encrypted store (--key-env) can forget there"
+        return f"deleted, but {KEPT}; only an encrypted store (--key-env) can forget there"
 
-    def _delete(self, ns: _Namespace, ids: Sequence[int]) -> int:
+    def _delete(self, ns: Namespace, ids: Sequence[int]) -> int:
         query = "DELETE FROM memgpt.entries WHERE ns=%s AND id = ANY(%s) RETURNING size"
         sizes = [s for (s,) in self._db.execute(query, (ns.id, list(ids)))]
         self._delete_keys(ns, ids)
@@ -339,7 +162,7 @@ class PostgresStore(Store):
             self._count(ns, -len(sizes), -sum(sizes), pending=True)
         return len(sizes)
 
-    def _delete_keys(self, ns: _Namespace, ids: Sequence[int]) -> None:
+    def _delete_keys(self, ns: Namespace, ids: Sequence[int]) -> None:
         self._db.execute(f"DELETE FROM {self._table(ns)} WHERE ns=%s AND id = ANY(%s)", (ns.id, list(ids)))
 
     def _make_room(self, namespace: str, newest: set[int]) -> int:
@@ -348,25 +171,14 @@ class PostgresStore(Store):
             return 0
         gone = self._delete_old(ns)
         ns = self._namespace(namespace)
-        if ns is None or not protocol.over_limits(ns.limits, ns.entries, ns.bytes):
-            return gone
-        entries, size, victims = ns.entries, ns.bytes, []
-        query = "SELECT id, size FROM memgpt.entries WHERE ns=%s ORDER BY created, id"
-        for id, own in self._db.execute(query, (ns.id,)).fetchall() if ns.limits.on_full == "forget_oldest" else ():
-            if not protocol.over_limits(ns.limits, entries, size):
-                break
-            if id not in newest:
-                victims.append(id)
-                entries, size = entries - 1, size - own
-        if protocol.over_limits(ns.limits, entries, size):
-            raise protocol.limit_error(namespace, ns.limits, entries, size)
-        return gone + self._delete(ns, victims)
+        assert ns is not None
+        oldest = self._db.execute("SELECT id, size FROM memgpt.entries WHERE ns=%s ORDER BY created, id", (ns.id,)).fetchall()
+        return gone + self._delete(ns, records.victims(namespace, ns.limits, ns.entries, ns.bytes, oldest, newest))
 
-    def _delete_old(self, ns: _Namespace) -> int:
+    def _delete_old(self, ns: Namespace) -> int:
         if not ns.limits.max_age_days:
             return 0
-        oldest = (datetime.now(UTC) - timedelta(days=ns.limits.max_age_days)).isoformat(timespec="seconds")
-        return self._delete(ns, self._select(ns, Filter(before=oldest)))
+        return self._delete(ns, self._select(ns, Filter(before=records.oldest_allowed(ns.limits))))
 
     def expire(self, namespace: str) -> Receipt:
         with self._writing():
@@ -376,8 +188,8 @@ class PostgresStore(Store):
 
     # reading
 
-    def _fetch(self, ns: _Namespace, ids: Sequence[int]) -> Entries:
-        query = f"SELECT {_COLUMNS} FROM memgpt.entries WHERE ns=%s AND id = ANY(%s) ORDER BY id"
+    def _fetch(self, ns: Namespace, ids: Sequence[int]) -> Entries:
+        query = f"SELECT {COLUMNS} FROM memgpt.entries WHERE ns=%s AND id = ANY(%s) ORDER BY id"
         return [self._stored(ns, row) for row in self._db.execute(query, (ns.id, [int(i) for i in ids]))]
 
     def get(self, namespace: str, ids: Sequence[int]) -> Entries:
@@ -385,11 +197,11 @@ class PostgresStore(Store):
             ns = self._namespace(namespace)
             return self._fetch(ns, ids) if ns else []
 
-    def _rows(self, ns: _Namespace, where: Filter | None, after: int, limit: int | None) -> Iterator[Stored]:
+    def _rows(self, ns: Namespace, where: Filter | None, after: int, limit: int | None) -> Iterator[Stored]:
         given = [] if where is None else [("kind=%s", where.kind), ("created>=%s", where.since), ("created<%s", where.before)]
         used = [(sql, value) for sql, value in given if value]
         conditions = "".join(f" AND {sql}" for sql, _ in used)
-        query = f"SELECT {_COLUMNS} FROM memgpt.entries WHERE ns=%s AND id>%s{conditions} ORDER BY id LIMIT %s"
+        query = f"SELECT {COLUMNS} FROM memgpt.entries WHERE ns=%s AND id>%s{conditions} ORDER BY id LIMIT %s"
         step = None if limit is None else max(limit, 500)
         while True:
             page = self._db.execute(query, (ns.id, after, *(v for _, v in used), step)).fetchall()
@@ -401,7 +213,7 @@ class PostgresStore(Store):
                 return
             after = page[-1][0]
 
-    def _select(self, ns: _Namespace, where: Filter | None) -> list[int]:
+    def _select(self, ns: Namespace, where: Filter | None) -> list[int]:
         return [e.id for e in self._rows(ns, where, 0, None)]
 
     def list(self, namespace: str, where: Filter | None = None, after: int = 0, limit: int = 1000) -> Entries:
@@ -411,37 +223,20 @@ class PostgresStore(Store):
 
     # searching
 
-    def search(
-        self,
-        namespace: str,
-        vectors: np.ndarray | None = None,
-        texts: Sequence[str] | None = None,
-        k: int = 8,
-        where: Filter | None = None,
-    ) -> Hits:
-        many = len(vectors) if vectors is not None else len(texts or ())
-        if texts is not None and len(texts) != many:
-            raise StoreError(f"{many} vectors and {len(texts)} texts: expected one text a vector")
+    @contextlib.contextmanager
+    def _ranked(
+        self, namespace: str, vectors: np.ndarray | None, texts: Sequence[str] | None, k: int, where: Filter | None
+    ) -> Iterator[tuple[Rankings, Rankings, Fetch]]:
         with self._reading():
             ns = self._namespace(namespace)
-            if ns is None or not many or k < 1:
-                return [[] for _ in range(many)]
+            if ns is None:
+                yield [], [], lambda ids: []
+                return
             allowed = None if where is None or where == Filter() else self._select(ns, where)
-            both = vectors is not None and texts is not None
-            depth = max(64, 4 * k) if both else k
-            nothing: Any = [[]] * many
-            near = self._by_key(ns, vectors, depth, allowed) if vectors is not None else nothing
-            said = [self._by_words(ns, t, depth, allowed) for t in texts] if texts is not None else nothing
-            found = [
-                fuse([[i for i, _ in a], [i for i, _ in b]], k) if both else a or b for a, b in zip(near, said, strict=True)
-            ]
-            entries = {e.id: e for e in self._fetch(ns, sorted({id for hits in found for id, _ in hits}))}
-        out = []
-        for hits, a, b in zip(found, map(dict, near), map(dict, said), strict=True):
-            out.append([Hit(entries[id], score, a.get(id), b.get(id)) for id, score in hits])
-        return out
+            near = self._by_key(ns, vectors, k, allowed) if vectors is not None else []
+            yield near, [self._by_words(ns, text, k, allowed) for text in texts or ()], lambda ids: self._fetch(ns, ids)
 
-    def _by_key(self, ns: _Namespace, vectors: np.ndarray, k: int, allowed: Any) -> Any:
+    def _by_key(self, ns: Namespace, vectors: np.ndarray, k: int, allowed: Any) -> Any:
         queries = np.ascontiguousarray(vectors, np.float32)
         encoder = self._encoders().get(self.fingerprint)
         if encoder is None:
@@ -456,7 +251,7 @@ class PostgresStore(Store):
         values = {"ns": ns.id, "encoder": encoder[0], "ids": allowed, "k": k}
         return [self._db.execute(query, {**values, "q": self._as_key(ns, q)}).fetchall() for q in queries]
 
-    def _index(self, ns: _Namespace, encoder: tuple[int, int]) -> ExactIndex:
+    def _index(self, ns: Namespace, encoder: tuple[int, int]) -> ExactIndex:
         """All keys of a namespace, in RAM until it changes."""
         rev, index = self._cache.get((ns.id, encoder[0]), (-1, None))
         if index is None or rev != ns.rev:
@@ -467,7 +262,7 @@ class PostgresStore(Store):
             self._cache[ns.id, encoder[0]] = (ns.rev, index)
         return index
 
-    def _by_words(self, ns: _Namespace, text: str, k: int, allowed: Any) -> Found:
+    def _by_words(self, ns: Namespace, text: str, k: int, allowed: Any) -> Found:
         """Ids by BM25 (k1 1.2, b 0.75, as SQLite's) over what the namespace holds; the rarest words of a long query."""
         wanted = self._terms(ns, query_terms(text)[:64])
         query = "SELECT count(*) FROM memgpt.entries WHERE ns=%s AND terms @> ARRAY[%s]"
@@ -498,12 +293,12 @@ class PostgresStore(Store):
             if ns is None:
                 return []
             encoder = self._encoders().get(self.fingerprint, (0, 0))[0]
-            query = f"""SELECT {_COLUMNS} FROM memgpt.entries e WHERE ns=%s AND id>%s AND searchable AND NOT EXISTS
+            query = f"""SELECT {COLUMNS} FROM memgpt.entries e WHERE ns=%s AND id>%s AND searchable AND NOT EXISTS
                         (SELECT 1 FROM {self._table(ns)} k WHERE k.ns=e.ns AND k.encoder=%s AND k.id=e.id) ORDER BY id LIMIT %s"""
             return [self._stored(ns, row) for row in self._db.execute(query, (ns.id, after, encoder, limit))]
 
     def rekey(self, namespace: str, ids: Sequence[int], texts: Sequence[str], keys: np.ndarray) -> int:
-        found = protocol.check_keys([*keys])
+        found = records.check_keys([*keys])
         with self._writing():
             ns = self._namespace(namespace, lock=True)
             if ns is None:
@@ -516,7 +311,7 @@ class PostgresStore(Store):
                 self._count(ns, 0, 0)
             return len(same)
 
-    def _keyed(self, ns: _Namespace, fingerprint: str) -> set[int]:
+    def _keyed(self, ns: Namespace, fingerprint: str) -> set[int]:
         encoder = self._encoders().get(fingerprint, (0, 0))[0]
         return {
             i for (i,) in self._db.execute(f"SELECT id FROM {self._table(ns)} WHERE ns=%s AND encoder=%s", (ns.id, encoder))
@@ -607,13 +402,13 @@ class PostgresStore(Store):
                 if n := db.execute(orphans).fetchone()[0]:
                     found.append(f"{n} {table.replace('_', ' ')} belong to no entry")
             if self._keys is None:
-                plain = _Namespace(0, 0, 0, 0, Limits(), None)
-                for hash, *row in db.execute(f"SELECT hash, {_COLUMNS} FROM memgpt.entries ORDER BY id").fetchall():
+                plain = Namespace(0, 0, 0, 0, Limits(), None)
+                for hash, *row in db.execute(f"SELECT hash, {COLUMNS} FROM memgpt.entries ORDER BY id").fetchall():
                     entry = self._stored(plain, tuple(row))
                     identity = Row(
                         entry.text, entry.kind, {}, [*entry.provenance], "", "", searchable=entry.searchable
                     ).identity
-                    if protocol.keyed_hash(self._salt, identity) != bytes(hash):
+                    if records.keyed_hash(self._salt, identity) != bytes(hash):
                         found.append(f"entry {entry.id}: its text is not what was stored")
         return found
 
@@ -640,10 +435,10 @@ class PostgresStore(Store):
                 return
             self._keys.create(f"{name}-{number}")
             old = db.execute("SELECT sealed FROM memgpt.namespaces WHERE id=%s", (ns.id,)).fetchone()[0]
-            fresh = _Namespace(ns.id, ns.rev, ns.entries, ns.bytes, ns.limits, self._keys.read(f"{name}-{number}"))
+            fresh = Namespace(ns.id, ns.rev, ns.entries, ns.bytes, ns.limits, self._keys.read(f"{name}-{number}"))
             for e in [*self._rows(ns, None, 0, None)]:
                 identity = Row(e.text, e.kind, {}, [*e.provenance], "", "", searchable=e.searchable).identity
-                found = self._terms(fresh, _pairs_and_characters(e.text)) if e.searchable else []
+                found = self._terms(fresh, pairs_and_characters(e.text)) if e.searchable else []
                 body = self._body(fresh, e.text, e.meta, [*e.provenance])
                 query = "UPDATE memgpt.entries SET hash=%s, terms=%s, body=%s WHERE ns=%s AND id=%s"
                 db.execute(query, (self._hash(fresh, identity), found, body, ns.id, e.id))
@@ -670,6 +465,6 @@ class PostgresStore(Store):
             "encrypted": sealed,
             "search": ["keys", "words", "both, fused by reciprocal rank"],
             "erasure": "by destroying keys: `forget --all` at once, single entries by `compact`" if sealed else "logical only",
-            "not_erased": "who was here, when and how much: counts, kinds, dates" if sealed else _KEPT,
+            "not_erased": "who was here, when and how much: counts, kinds, dates" if sealed else KEPT,
             "snapshot": False,
         }

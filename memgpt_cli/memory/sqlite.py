@@ -3,37 +3,27 @@
 import contextlib
 import json
 import secrets
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import apsw
 import numpy as np
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.memory import inspection, keys, mapped, protocol, words
+from memgpt_cli.memory import entries, inspection, keys, mapped, records, words
 from memgpt_cli.memory.database import Connection, Database
-from memgpt_cli.memory.keys import Found, Keys
-from memgpt_cli.memory.lexical import fuse
-from memgpt_cli.memory.protocol import Filter, Hit, Item, Limits, Receipt, Row, Store, Stored, Written, as_json, text_bytes
+from memgpt_cli.memory.keys import Keys
+from memgpt_cli.memory.protocol import Entries, Fetch, Problems, Rankings, Store
+from memgpt_cli.memory.records import Filter, Item, Limits, Receipt, Row, Stored, Written, as_json, text_bytes
 
 FORMAT = 2
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL DEFAULT 0,
   entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}');
-CREATE TABLE entries (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, hash BLOB NOT NULL, version INTEGER NOT NULL,
-  searchable INTEGER NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL, meta TEXT NOT NULL,
-  provenance TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ns, hash));
-CREATE INDEX entries_ns ON entries (ns);
 """
-Entries: TypeAlias = list[Stored]  # `list` is a method below
-Hits: TypeAlias = list[list[Hit]]
-Problems: TypeAlias = list[str]
-Rankings: TypeAlias = list[Found]
-_COLUMNS = "id, text, kind, meta, provenance, created, updated, version, searchable"
 
 
 @dataclass(frozen=True)
@@ -43,12 +33,6 @@ class _Namespace:
     entries: int
     bytes: int
     limits: Limits
-
-
-def _stored(row: tuple[Any, ...]) -> Stored:
-    id, text, kind, meta, provenance, created, updated, version, searchable = row
-    facts = json.loads(meta) if meta != "{}" else {}
-    return Stored(id, text, kind, facts, tuple(json.loads(provenance)), created, updated, version, bool(searchable))
 
 
 class SqliteStore(Store):
@@ -63,7 +47,7 @@ class SqliteStore(Store):
         except BaseException:
             self._db.connection.close()
             raise
-        self._keys = Keys(path, "" if key else protocol.keyed_hash(self._salt, b"mapped codes").hex())
+        self._keys = Keys(path, "" if key else records.keyed_hash(self._salt, b"mapped codes").hex())
 
     def _open(self) -> bytes:
         read = "SELECT value FROM meta WHERE name=?"
@@ -73,7 +57,7 @@ class SqliteStore(Store):
                 if not db.pragma("user_version"):  # else another process was first
                     if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                         raise StoreError(f"{self.path} is a SQLite file, but no memory store")
-                    db.execute(_TABLES + keys.TABLES + words.TABLES)
+                    db.execute(_TABLES + entries.TABLES + keys.TABLES + words.TABLES)
                     db.executemany(
                         "INSERT INTO meta VALUES (?, ?)",
                         [("salt", secrets.token_bytes(32)), ("next", 1), ("next_ns", 1), ("pending", 0)],
@@ -93,7 +77,7 @@ class SqliteStore(Store):
 
     def _namespace(self, db: Connection, name: str) -> _Namespace | None:
         query = "SELECT id, rev, entries, bytes, limits FROM namespaces WHERE name=?"
-        row = db.execute(query, (protocol.check_namespace(name),)).fetchone()
+        row = db.execute(query, (records.check_namespace(name),)).fetchone()
         if row is None:
             return None
         id, rev, entries, size, limits = row
@@ -117,58 +101,21 @@ class SqliteStore(Store):
     def restore(self, namespace: str, rows: Sequence[Row]) -> Written:
         if not rows:
             return Written([], 0)
-        rows = [protocol.check_row(row) for row in rows]
+        rows = [records.check_row(row) for row in rows]
         with self._db.writing() as db:
             ns = self._make_namespace(db, namespace)
-            hashes = [protocol.keyed_hash(self._salt, row.identity) for row in rows]
-            ids, new = self._merge(db, ns, rows, hashes)
+            hashes = [records.keyed_hash(self._salt, row.identity) for row in rows]
+            ids, new = entries.merge(db, ns.id, rows, hashes, self._next(db, "next", len(rows)))
             grown = sum(text_bytes(row.text) for _, row, _ in new)
             db.execute("UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=?", (len(new), grown, ns.id))
-            self._insert(db, ns, new)
+            entries.insert(db, ns.id, new)
+            words.add(db, ns.id, ((id, row.text) for id, row, _ in new if row.searchable))
             keyed = [(id, row) for id, row in zip(ids, rows, strict=True) if row.keys and row.searchable]
             self._add_keys(db, ns, keyed, new[0][0] if new else 1 << 62)
             victims = self._make_room(db, namespace, ids)
         if victims:
             self._finish_erasing(ns.id, victims)
         return Written(ids, len(new), len(victims))
-
-    def _merge(
-        self, db: Connection, ns: _Namespace, rows: Sequence[Row], hashes: list[bytes]
-    ) -> tuple[list[int], list[tuple[int, Row, bytes]]]:
-        """An id for every row, and those rows that are new. Origins of what is there already are added to it."""
-        there: dict[bytes, tuple[int, list[dict[str, Any]]]] = {}
-        if ns.entries:
-            query = "SELECT hash, id, provenance FROM entries WHERE ns=? AND hash=?"
-            for hash, id, provenance in db.executemany(query, ((ns.id, h) for h in hashes)):
-                there[hash] = (id, json.loads(provenance))
-        fresh = self._next(db, "next", len(rows))
-        ids, new, changed = [], [], {}
-        for row, hash in zip(rows, hashes, strict=True):
-            if hash not in there:
-                there[hash] = (fresh, row.provenance)
-                new.append((fresh, row, hash))
-                fresh += 1
-            elif (origins := protocol.merged(there[hash][1], row.provenance)) is not None:
-                there[hash] = (there[hash][0], origins)
-                changed[there[hash][0]] = origins
-            ids.append(there[hash][0])
-        for _, row, hash in new:
-            row.provenance = there[hash][1]
-        fresh_ids = {id for id, _, _ in new}
-        db.executemany(
-            "UPDATE entries SET provenance=? WHERE id=?", [(as_json(o), i) for i, o in changed.items() if i not in fresh_ids]
-        )
-        return ids, new
-
-    def _insert(self, db: Connection, ns: _Namespace, new: list[tuple[int, Row, bytes]]) -> None:
-        db.executemany(
-            "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                (id, ns.id, hash, r.version, r.searchable, r.kind, r.created, r.updated, as_json(r.meta), as_json(r.provenance), r.text)
-                for id, r, hash in new
-            ),
-        )  # fmt: skip
-        words.add(db, ns.id, ((id, row.text) for id, row, _ in new if row.searchable))
 
     def _add_keys(self, db: Connection, ns: _Namespace, rows: Sequence[tuple[int, Row]], first_new: int) -> None:
         for fingerprint in dict.fromkeys(mark for _, row in rows for mark in row.keys):
@@ -177,20 +124,18 @@ class SqliteStore(Store):
                 if fingerprint in row.keys:
                     mine.setdefault(id, row.keys[fingerprint])
             ids = sorted(mine)
-            self._keys.write(db, ns.id, fingerprint, ids, protocol.check_keys([mine[i] for i in ids]), late=ids[0] < first_new)
+            self._keys.write(db, ns.id, fingerprint, ids, records.check_keys([mine[i] for i in ids]), late=ids[0] < first_new)
 
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
         keys = {} if item.key is None or not item.searchable else {self.fingerprint: item.key}
-        row = protocol.check_row(Row(item.text, item.kind, item.meta, [], "", protocol.now(), 1, item.searchable, keys))
+        row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable, keys))
         with self._db.writing() as db:
             ns = self._namespace(db, namespace)
-            (old,) = self._fetch(db, ns, [id]) or (None,)
-            if ns is None or old is None:
-                raise StoreError(f"no entry {id} in '{namespace}'")
-            if if_version is not None and old.version != if_version:
-                raise StoreError(f"entry {id} is at version {old.version}, not {if_version}: somebody else has edited it")
+            (found,) = (entries.fetch(db, ns.id, [id]) if ns else []) or (None,)
+            old = records.check_edit(namespace, id, found, if_version)
+            assert ns is not None
             row.provenance = list(old.provenance)
-            hash = protocol.keyed_hash(self._salt, row.identity)
+            hash = records.keyed_hash(self._salt, row.identity)
             twin = db.execute("SELECT id FROM entries WHERE ns=? AND hash=? AND id<>?", (ns.id, hash, id)).fetchone()
             if twin:
                 raise StoreError(f"entry {twin[0]} says the same already: forget one of the two")
@@ -203,7 +148,7 @@ class SqliteStore(Store):
                 words.add(db, ns.id, [(id, row.text)])
             self._changed(db, ns.id, [id], 0, text_bytes(row.text) - text_bytes(old.text))
             self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=1 << 62)
-            (new,) = self._fetch(db, ns, [id])
+            (new,) = entries.fetch(db, ns.id, [id])
             victims = self._make_room(db, namespace, [id])
         self._finish_erasing(ns.id, [id, *victims])
         return new
@@ -213,13 +158,12 @@ class SqliteStore(Store):
     def forget(
         self, namespace: str, ids: Sequence[int] | None = None, where: Filter | None = None, everything: bool = False
     ) -> Receipt:
-        if sum((ids is not None, where is not None, everything)) != 1:
-            raise StoreError("forget what? Ids, a condition, or everything: one of them")
+        records.check_choice(ids, where, everything)
         with self._db.writing() as db:
             ns = self._namespace(db, namespace)
             if ns is None:
                 return Receipt("erased", 0)
-            gone = self._delete(db, ns, self._select(db, ns, where) if ids is None else sorted(set(map(int, ids))))
+            gone = self._delete(db, ns, entries.select(db, ns.id, where) if ids is None else sorted(set(map(int, ids))))
             if everything:
                 for table in ("codebooks", "codes", "changes"):
                     db.execute(f"DELETE FROM {table} WHERE ns=?", (ns.id,))
@@ -235,7 +179,7 @@ class SqliteStore(Store):
         if many:
             words.begin_removing_many(db)
         for first in range(0, len(ids), 5000):
-            old = self._fetch(db, ns, ids[first : first + 5000])
+            old = entries.fetch(db, ns.id, ids[first : first + 5000])
             self._remove_search(db, ns.id, old)
             db.executemany("DELETE FROM entries WHERE id=?", ((e.id,) for e in old))
             self._changed(db, ns.id, [e.id for e in old], -len(old), -sum(text_bytes(e.text) for e in old))
@@ -275,27 +219,14 @@ class SqliteStore(Store):
             return []
         gone = self._delete_old(db, ns)
         ns = self._namespace(db, namespace)
-        if ns is None or not protocol.over_limits(ns.limits, ns.entries, ns.bytes):
-            return gone
-        if ns.limits.on_full == "refuse":
-            raise protocol.limit_error(namespace, ns.limits, ns.entries, ns.bytes)
-        keep, victims = set(newest), []
-        entries, size = ns.entries, ns.bytes
-        for id, text in db.execute("SELECT id, text FROM entries WHERE ns=? ORDER BY created, id", (ns.id,)):
-            if not protocol.over_limits(ns.limits, entries, size):
-                break
-            if id not in keep:
-                victims.append(id)
-                entries, size = entries - 1, size - text_bytes(text)
-        if protocol.over_limits(ns.limits, entries, size):
-            raise protocol.limit_error(namespace, ns.limits, entries, size)
-        return gone + self._delete(db, ns, victims)
+        assert ns is not None
+        oldest = ((id, size) for id, size in db.execute(entries.OLDEST, (ns.id,)))
+        return gone + self._delete(db, ns, records.victims(namespace, ns.limits, ns.entries, ns.bytes, oldest, set(newest)))
 
     def _delete_old(self, db: Connection, ns: _Namespace) -> list[int]:
         if not ns.limits.max_age_days:
             return []
-        oldest = (datetime.now(UTC) - timedelta(days=ns.limits.max_age_days)).isoformat(timespec="seconds")
-        return self._delete(db, ns, self._select(db, ns, Filter(before=oldest)))
+        return self._delete(db, ns, entries.select(db, ns.id, Filter(before=records.oldest_allowed(ns.limits))))
 
     def expire(self, namespace: str) -> Receipt:
         with self._db.reading() as db:
@@ -310,78 +241,36 @@ class SqliteStore(Store):
 
     # reading
 
-    def _fetch(self, db: Connection, ns: _Namespace | None, ids: Sequence[int]) -> list[Stored]:
-        if ns is None or not len(ids):
-            return []
-        query = f"SELECT {_COLUMNS} FROM entries WHERE id IN carray(?) AND ns=? ORDER BY id"
-        return [_stored(row) for row in db.execute(query, (apsw.carray(np.array(ids, np.int64)), ns.id))]
-
     def get(self, namespace: str, ids: Sequence[int]) -> list[Stored]:
         with self._db.reading() as db:
-            return self._fetch(db, self._namespace(db, namespace), ids)
-
-    @staticmethod
-    def _conditions(where: Filter | None) -> tuple[str, list[Any]]:
-        given = [] if where is None else [("kind=?", where.kind), ("created>=?", where.since), ("created<?", where.before)]
-        used = [(sql, value) for sql, value in given if value]
-        return "".join(f" AND {sql}" for sql, _ in used), [value for _, value in used]
-
-    def _rows(self, db: Connection, ns: _Namespace, where: Filter | None, after: int = 0) -> Generator[Stored, None, None]:
-        conditions, values = self._conditions(where)
-        query = f"SELECT {_COLUMNS} FROM entries WHERE ns=? AND id>?{conditions} ORDER BY id"
-        with contextlib.closing(db.execute(query, (ns.id, after, *values))) as cursor:
-            for entry in map(_stored, cursor):
-                if where is None or where.matches_content(entry):
-                    yield entry
-
-    def _select(self, db: Connection, ns: _Namespace, where: Filter | None) -> list[int]:
-        if where is not None and where.needs_content:
-            return [e.id for e in self._rows(db, ns, where)]
-        conditions, values = self._conditions(where)
-        return [id for (id,) in db.execute(f"SELECT id FROM entries WHERE ns=?{conditions} ORDER BY id", (ns.id, *values))]
+            ns = self._namespace(db, namespace)
+            return entries.fetch(db, ns.id, ids) if ns else []
 
     def list(self, namespace: str, where: Filter | None = None, after: int = 0, limit: int = 1000) -> Entries:
         with self._db.reading() as db:
             ns = self._namespace(db, namespace)
             if ns is None:
                 return []
-            with contextlib.closing(self._rows(db, ns, where, after)) as rows:
+            with contextlib.closing(entries.rows(db, ns.id, where, after)) as rows:
                 return [e for _, e in zip(range(limit), rows, strict=False)]
 
     # searching
 
-    def search(
-        self,
-        namespace: str,
-        vectors: np.ndarray | None = None,
-        texts: Sequence[str] | None = None,
-        k: int = 8,
-        where: Filter | None = None,
-    ) -> Hits:
-        many = len(vectors) if vectors is not None else len(texts or ())
-        if texts is not None and len(texts) != many:
-            raise StoreError(f"{many} vectors and {len(texts)} texts: expected one text a vector")
+    @contextlib.contextmanager
+    def _ranked(
+        self, namespace: str, vectors: np.ndarray | None, texts: Sequence[str] | None, k: int, where: Filter | None
+    ) -> Iterator[tuple[Rankings, Rankings, Fetch]]:
         with self._db.reading() as db:
             ns = self._namespace(db, namespace)
-            if ns is None or not many or k < 1:
-                return [[] for _ in range(many)]
-            allowed = None if where is None or where == Filter() else np.array(self._select(db, ns, where), np.int64)
-            both = vectors is not None and texts is not None
-            depth = max(64, 4 * k) if both else k
-            near: Rankings = [[]] * many
+            if ns is None:
+                yield [], [], lambda ids: []
+                return
+            allowed = None if where is None or where == Filter() else np.array(entries.select(db, ns.id, where), np.int64)
+            near: Rankings = []
             if vectors is not None:
-                near = self._keys.search(db, ns.id, ns.rev, self.fingerprint, vectors, depth, allowed)
-            said: Rankings = (
-                [words.search(db, ns.id, ns.entries, t, depth, allowed) for t in texts] if texts is not None else [[]] * many
-            )
-            found = [
-                fuse([[i for i, _ in a], [i for i, _ in b]], k) if both else a or b for a, b in zip(near, said, strict=True)
-            ]
-            entries = {e.id: e for e in self._fetch(db, ns, sorted({id for hits in found for id, _ in hits}))}
-        out = []
-        for hits, a, b in zip(found, map(dict, near), map(dict, said), strict=True):
-            out.append([Hit(entries[id], score, a.get(id), b.get(id)) for id, score in hits])
-        return out
+                near = self._keys.search(db, ns.id, ns.rev, self.fingerprint, vectors, k, allowed)
+            said = [words.search(db, ns.id, ns.entries, text, k, allowed) for text in texts or ()]
+            yield near, said, lambda ids: entries.fetch(db, ns.id, ids)
 
     # keys
 
@@ -391,30 +280,21 @@ class SqliteStore(Store):
             if ns is None:
                 return []
             encoder = self._keys.encoder(db, self.fingerprint)
-            missing = f" AND id NOT IN (SELECT id FROM codes WHERE ns={ns.id} AND encoder={encoder.id})" if encoder else ""
-            query = f"SELECT {_COLUMNS} FROM entries WHERE ns=? AND id>? AND searchable{missing} ORDER BY id LIMIT ?"
-            return [_stored(row) for row in db.execute(query, (ns.id, after, limit))]
+            return entries.unkeyed(db, ns.id, encoder.id if encoder else 0, after, limit)
 
     def rekey(self, namespace: str, ids: Sequence[int], texts: Sequence[str], keys: np.ndarray) -> int:
-        found = protocol.check_keys(list(keys))
+        found = records.check_keys(list(keys))
         with self._db.writing() as db:
             ns = self._namespace(db, namespace)
-            now = {e.id: e.text for e in self._fetch(db, ns, ids) if e.searchable}
+            now = {e.id: e.text for e in (entries.fetch(db, ns.id, ids) if ns else []) if e.searchable}
             same = {id: key for id, text, key in zip(ids, texts, found, strict=True) if now.get(id) == text}
             if ns is None or not same:
                 return 0
             order = sorted(same)
-            encoder = self._keys.encoder(db, self.fingerprint)
-            had = (
-                int(db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns.id, encoder.id)).get)
-                if encoder
-                else 0
-            )
-            self._keys.write(db, ns.id, self.fingerprint, order, np.stack([same[i] for i in order]), late=True)
+            keyed = np.stack([same[i] for i in order])
+            added = self._keys.write(db, ns.id, self.fingerprint, order, keyed, late=True)
             db.execute("UPDATE namespaces SET rev=rev+1 WHERE id=?", (ns.id,))
-            encoder = self._keys.encoder(db, self.fingerprint)
-            assert encoder is not None
-            return int(db.execute("SELECT count(*) FROM codes WHERE ns=? AND encoder=?", (ns.id, encoder.id)).get) - had
+            return added
 
     def retire(self, namespace: str) -> int:
         retired = 0
@@ -434,7 +314,8 @@ class SqliteStore(Store):
 
     def keys(self, namespace: str, ids: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
         with self._db.reading() as db:
-            here = [e.id for e in self._fetch(db, self._namespace(db, namespace), ids)]
+            ns = self._namespace(db, namespace)
+            here = [e.id for e in entries.fetch(db, ns.id, ids)] if ns else []
             out = {}
             for fingerprint, encoder in self._keys.encoders(db).items():
                 found = self._keys.read(db, encoder, np.array(here, np.int64))

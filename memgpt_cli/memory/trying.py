@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.memory.protocol import Item, Store
+from memgpt_cli.memory.protocol import Store
+from memgpt_cli.memory.records import Item
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import apsw
 import numpy as np
 
 from memgpt_cli.memory.database import Connection
-from memgpt_cli.memory.keys import Found
 from memgpt_cli.memory.lexical import query_terms, terms
+from memgpt_cli.memory.protocol import Found
 
 TABLES = """
 CREATE VIRTUAL TABLE words USING fts5(terms, content='', tokenize="ascii tokenchars '_'");

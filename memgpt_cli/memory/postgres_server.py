@@ -1,0 +1,194 @@
+"""A PostgreSQL server as the engine uses it: its tables, its transactions, and what of a namespace is sealed."""
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from memgpt_cli.errors import StoreError, UsageError
+from memgpt_cli.memory import records
+from memgpt_cli.memory.index import ExactIndex
+from memgpt_cli.memory.lexical import terms
+from memgpt_cli.memory.records import Limits, Stored, as_json
+from memgpt_cli.memory.sealing import KeyFolder, Seal
+
+FORMAT = 1
+PARTITIONS = 16
+_TABLES = """
+CREATE SCHEMA memgpt;
+CREATE TABLE memgpt.meta (name text PRIMARY KEY, value bytea NOT NULL);
+CREATE SEQUENCE memgpt.ids;
+CREATE TABLE memgpt.namespaces (id serial PRIMARY KEY, name text NOT NULL UNIQUE, rev bigint NOT NULL DEFAULT 0,
+  entries bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, limits text NOT NULL DEFAULT '{}',
+  sealed int NOT NULL DEFAULT 0, pending boolean NOT NULL DEFAULT false);
+CREATE TABLE memgpt.encoders (id serial PRIMARY KEY, fingerprint text NOT NULL UNIQUE, dim int NOT NULL);
+CREATE TABLE memgpt.entries (ns int NOT NULL, id bigint NOT NULL, hash bytea NOT NULL, version int NOT NULL,
+  searchable boolean NOT NULL, kind text NOT NULL, created text NOT NULL, updated text NOT NULL, size int NOT NULL,
+  terms text[] NOT NULL, body bytea NOT NULL, PRIMARY KEY (ns, id), UNIQUE (ns, hash)) PARTITION BY HASH (ns);
+CREATE TABLE memgpt.keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key KIND NOT NULL,
+  PRIMARY KEY (ns, encoder, id)) PARTITION BY HASH (ns);
+CREATE TABLE memgpt.sealed_keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key bytea NOT NULL,
+  PRIMARY KEY (ns, encoder, id)) PARTITION BY HASH (ns);
+CREATE INDEX ON memgpt.entries USING gin (terms);
+""" + "".join(
+    f"CREATE TABLE memgpt.{t}_{n} PARTITION OF memgpt.{t} FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {n});\n"
+    for t in ("entries", "keys", "sealed_keys")
+    for n in range(PARTITIONS)
+)
+COLUMNS = "id, kind, created, updated, version, searchable, body"
+KEPT = "PostgreSQL's log and backups keep what was deleted for as long as they are configured to"
+
+
+@dataclass(frozen=True)
+class Namespace:
+    id: int
+    rev: int
+    entries: int
+    bytes: int
+    limits: Limits
+    seal: Seal | None
+
+
+def pairs_and_characters(text: str) -> list[str]:
+    """The terms of a text, and each character of an unspaced run as `字*`, which a lone character is looked up by."""
+    found = terms(text)
+    return [*found, *(t[0] + "*" for t in found if len(t) <= 2 and not t.isascii())]
+
+
+class Server:
+    """A connection, and the form in which entries lie there.
+
+    Args:
+        key: the passphrase that seals the namespaces' keys; nothing is sealed where empty.
+    """
+
+    def __init__(self, url: str, fingerprint: str = "", key: str = "") -> None:
+        try:
+            import psycopg
+        except ImportError as error:
+            raise UsageError("a PostgreSQL store needs a library: pip install 'memgpt-cli[postgres]'") from error
+        from memgpt_cli.memory.opening import without_password
+
+        self._pg, self.url, self.fingerprint = psycopg, without_password(url), fingerprint
+        with self._errors("cannot be opened"):
+            self._db: Any = psycopg.connect(url, autocommit=True, connect_timeout=10, application_name="memgpt")
+            self._db.execute("SET synchronous_commit = on")
+            self._db.execute("SET lock_timeout = '60s'")
+        self._cache: dict[tuple[int, int], tuple[int, ExactIndex]] = {}
+        try:
+            self._salt, self.vector = self._open()
+        except BaseException:
+            self._db.close()
+            raise
+        self._keys = KeyFolder(key, self._salt) if key else None
+
+    def _open(self) -> tuple[bytes, str]:
+        """The store's salt, and pgvector's version (empty where the server has none)."""
+        with self._errors("cannot be opened"), self._db.transaction():
+            self._db.execute("SELECT pg_advisory_xact_lock(20260101)")
+            if self._db.execute("SELECT to_regclass('memgpt.meta')").fetchone()[0] is None:
+                has = self._db.execute("SELECT 1 FROM pg_available_extensions WHERE name='vector'").fetchone()
+                if has:
+                    self._db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+                self._db.execute(_TABLES.replace("KIND", "vector" if has else "bytea"))
+                values = [("salt", secrets.token_bytes(32)), ("format", str(FORMAT).encode())]
+                with self._db.cursor() as cursor:
+                    cursor.executemany("INSERT INTO memgpt.meta VALUES (%s, %s)", values)
+            meta = dict(self._db.execute("SELECT name, value FROM memgpt.meta").fetchall())
+            if int(meta["format"]) != FORMAT:
+                raise StoreError(f"{self.url} is a memory of format {int(meta['format'])}, expected {FORMAT}")
+            typed = self._db.execute("SELECT 'memgpt.keys'::regclass, format_type(atttypid, atttypmod) FROM pg_attribute "
+                                     "WHERE attrelid='memgpt.keys'::regclass AND attname='key'").fetchone()[1]  # fmt: skip
+            version = self._db.execute("SELECT extversion FROM pg_extension WHERE extname='vector'").fetchone()
+            return bytes(meta["salt"]), version[0] if version and typed != "bytea" else ""
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._pg.errors.LockNotAvailable as error:
+            raise StoreError(f"{self.url} {what}: others have kept it locked for 60 s") from error
+        except (self._pg.errors.DiskFull, self._pg.errors.OutOfMemory) as error:
+            raise StoreError(f"{self.url} {what}: the server is full. What was stored before is intact") from error
+        except self._pg.Error as error:
+            raise StoreError(
+                f"{self.url} {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Any]:
+        with self._errors("could not be changed"), self._db.transaction():
+            yield self._db
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with self._errors("could not be read"), self._db.transaction():
+            self._db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield self._db
+
+    # namespaces, and what is sealed
+
+    def _name(self, namespace: str) -> str:
+        records.check_namespace(namespace)
+        return self._keys.name(namespace) if self._keys else namespace
+
+    def _namespace(self, namespace: str, lock: bool = False) -> Namespace | None:
+        return self._named(self._name(namespace), lock)
+
+    def _named(self, name: str, lock: bool = False) -> Namespace | None:
+        query = "SELECT id, rev, entries, bytes, limits, sealed, name FROM memgpt.namespaces WHERE name=%s"
+        row = self._db.execute(query + (" FOR UPDATE" if lock else ""), (name,)).fetchone()
+        if row is None:
+            return None
+        id, rev, entries, size, limits, sealed, name = row
+        seal = self._keys.read(f"{name}-{sealed}") if self._keys else None
+        return Namespace(id, rev, entries, size, Limits(**json.loads(limits)), seal)
+
+    def _make_namespace(self, namespace: str) -> Namespace:
+        """The namespace, locked until the transaction ends: its writers take turns."""
+        name = self._name(namespace)
+        query = "INSERT INTO memgpt.namespaces (name, sealed) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id"
+        number = secrets.randbelow(1 << 30)
+        if self._db.execute(query, (name, number)).fetchone() and self._keys:
+            self._keys.create(f"{name}-{number}")
+        found = self._namespace(namespace, lock=True)
+        assert found is not None
+        return found
+
+    def _hash(self, ns: Namespace, data: bytes) -> bytes:
+        return ns.seal.mark(data) if ns.seal else records.keyed_hash(self._salt, data)
+
+    def _terms(self, ns: Namespace, found: list[str]) -> list[str]:
+        return [ns.seal.mark(t.encode()).hex() for t in found] if ns.seal else found
+
+    def _body(self, ns: Namespace, text: str, meta: dict[str, Any], provenance: list[dict[str, Any]]) -> bytes:
+        body = as_json({"text": text, "meta": meta, "provenance": provenance}).encode()
+        return ns.seal.close(body) if ns.seal else body
+
+    def _stored(self, ns: Namespace, row: tuple[Any, ...]) -> Stored:
+        id, kind, created, updated, version, searchable, body = row
+        whole = json.loads(ns.seal.open(bytes(body)) if ns.seal else bytes(body))
+        return Stored(id, whole["text"], kind, whole["meta"], tuple(whole["provenance"]), created, updated, version, searchable)
+
+    def _table(self, ns: Namespace) -> str:
+        return "memgpt.sealed_keys" if ns.seal else "memgpt.keys"
+
+    def _as_key(self, ns: Namespace, key: np.ndarray) -> Any:
+        if ns.seal:
+            return ns.seal.close(key.tobytes())
+        return "[" + ",".join(map(repr, key.tolist())) + "]" if self.vector else key.tobytes()
+
+    def _as_array(self, ns: Namespace, key: Any) -> np.ndarray:
+        if ns.seal:
+            return np.frombuffer(ns.seal.open(bytes(key)), "<f4")
+        return np.array(json.loads(key), np.float32) if self.vector else np.frombuffer(bytes(key), "<f4")
+
+    def _encoders(self) -> dict[str, tuple[int, int]]:
+        return {m: (i, d) for m, i, d in self._db.execute("SELECT fingerprint, id, dim FROM memgpt.encoders").fetchall()}

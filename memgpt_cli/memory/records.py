@@ -1,0 +1,294 @@
+"""What goes into a memory store and what comes out: entries, where they came from, filters, limits, receipts."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from memgpt_cli.errors import ConfigError, StoreError, UsageError, did_you_mean
+
+ORIGIN = ("who", "when", "session", "place", "source", "line", "page")
+"""The parts of a provenance: who said it, when, in which session and at which place of it, or which file and line."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An entry to keep: its text and kind, where it came from, and the key its encoder made of it."""
+
+    text: str
+    kind: str = "note"
+    meta: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)  # parts of ORIGIN
+    key: np.ndarray | None = None  # [D] float32
+    searchable: bool = True  # False keeps a transcript whole: the entry is listed and forgotten, but never found
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An entry as the store holds it."""
+
+    id: int
+    text: str
+    kind: str
+    meta: dict[str, Any]
+    provenance: tuple[dict[str, Any], ...]  # every different origin the same text came from, the first one first
+    created: str  # ISO 8601, UTC
+    updated: str
+    version: int = 1  # counts edits
+    searchable: bool = True
+
+    @property
+    def count(self) -> int:
+        """How often the same text was added."""
+        return max(1, len(self.provenance))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "provenance": list(self.provenance), "count": self.count}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An entry found: `score` orders the hits; beside it what it was made of, where that was searched."""
+
+    entry: Stored
+    score: float
+    similarity: float | None = None  # inner product of the keys
+    words: float | None = None  # BM25 of the words
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `put` did: an id for every item in order, how many were new, how many the limits had to make room for."""
+
+    ids: list[int]
+    new: int
+    forgotten: int = 0
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What `forget` did: `erased` (the bytes are in no file of the store) or `pending` (deleted, and why not yet erased)."""
+
+    state: str
+    entries: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a namespace may hold; 0 sets no limit. Age counts from the day an entry was first said."""
+
+    max_entries: int = 0
+    max_bytes: int = 0  # of text, UTF-8
+    max_age_days: float = 0
+    on_full: str = "refuse"  # refuse (nothing of the call is kept) | forget_oldest
+
+    def __post_init__(self) -> None:
+        if self.on_full not in ("refuse", "forget_oldest"):
+            raise ConfigError(f"on_full is '{self.on_full}', expected refuse or forget_oldest")
+        if min(self.max_entries, self.max_bytes, self.max_age_days) < 0:
+            raise ConfigError("a limit is below 0; 0 sets none")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which entries are meant; every condition given must hold."""
+
+    kind: str = ""
+    contains: str = ""  # words in the text, letter case aside
+    since: str = ""  # first said at or after this date or time (ISO 8601, UTC)
+    before: str = ""
+    origin: tuple[tuple[str, str], ...] = ()  # parts of one and the same provenance
+
+    @classmethod
+    def parse(cls, conditions: Sequence[str]) -> "Filter":
+        """From `kind=note`, `text~words`, `since=2026-01-31`, `before=…`, `source=notes.md`, `who=…`, `session=…`.
+
+        Raises:
+            UsageError: a condition of another form.
+        """
+        found: dict[str, Any] = {}
+        origin = []
+        for condition in conditions:
+            name, sign, value = condition.partition("~" if condition.startswith("text~") else "=")
+            if not sign or not value:
+                raise UsageError(f"'{condition}' is no condition: expected name=value, such as kind=note, or text~words")
+            if name in ORIGIN:
+                origin.append((name, value))
+            elif name in ("kind", "since", "before", "text"):
+                found["contains" if name == "text" else name] = value
+            else:
+                raise UsageError(f"'{name}' is no condition.{did_you_mean(name, ('kind', 'text', 'since', 'before', *ORIGIN))}")
+            if name in ("since", "before"):
+                try:
+                    datetime.fromisoformat(value)
+                except ValueError:
+                    raise UsageError(f"{name}={value} is no date: expected 2026-01-31 or 2026-01-31T12:00:00") from None
+        return cls(origin=tuple(origin), **found)
+
+    def matches(self, entry: Stored) -> bool:
+        return (
+            (not self.kind or entry.kind == self.kind)
+            and (not self.since or entry.created >= self.since)
+            and (not self.before or entry.created < self.before)
+            and self.matches_content(entry)
+        )
+
+    def matches_content(self, entry: Stored) -> bool:
+        """Those conditions that need the text or the provenance."""
+        if self.contains and self.contains.casefold() not in entry.text.casefold():
+            return False
+        return not self.origin or any(all(str(o.get(n, "")) == v for n, v in self.origin) for o in entry.provenance)
+
+    @property
+    def needs_content(self) -> bool:
+        return bool(self.contains or self.origin)
+
+
+@dataclass(slots=True)
+class Row:
+    """An entry on its way in, with every key it has."""
+
+    text: str
+    kind: str
+    meta: dict[str, Any]
+    provenance: list[dict[str, Any]]
+    created: str
+    updated: str
+    version: int = 1
+    searchable: bool = True
+    keys: dict[str, np.ndarray] = field(default_factory=dict)  # encoder's fingerprint -> [D]
+
+    @property
+    def identity(self) -> bytes:
+        """Entries with the same identity are one. The same words said in two sessions are two turns."""
+        first = self.provenance[0] if self.provenance else {}
+        place = json.dumps([first.get("session"), first.get("place")]) if self.kind == "turn" else ""
+        silent = "" if self.searchable else "silent"
+        return f"{self.kind}\0{place}\0{silent}\0{self.text}".encode()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_namespace(namespace: str) -> str:
+    if not namespace or not namespace.isprintable() or len(namespace) > 200:
+        raise StoreError(f"{namespace[:40]!r} cannot be a namespace: expected 1 to 200 printable characters")
+    return namespace
+
+
+def check_row(row: Row) -> Row:
+    """The row itself; raises StoreError where it could not be kept without loss."""
+    if not row.text or row.text.isspace():
+        raise StoreError("an entry is empty")
+    if "\0" in row.text or not is_utf8(row.text):
+        raise StoreError(f"an entry holds a NUL or half a surrogate pair, which no text file should: {row.text[:40]!r}")
+    return row
+
+
+def is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_keys(keys: Sequence[Any]) -> np.ndarray:
+    """Keys of one encoder as one array [N, D] float32; raises StoreError where they are not that."""
+    try:
+        stacked = np.ascontiguousarray(np.stack(keys), dtype="<f4")
+    except ValueError as error:
+        raise StoreError(f"keys of one encoder have different shapes: {error}") from error
+    if stacked.ndim != 2 or not stacked.shape[1] or not np.isfinite(stacked).all():
+        raise StoreError(f"keys are of shape {list(stacked.shape)} or hold what is no number, expected [N, D] finite floats")
+    return stacked
+
+
+def text_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False).encode
+
+
+def as_json(value: Any) -> str:
+    """Compact JSON, the same for the same value; raises StoreError for what JSON cannot hold."""
+    if not value:
+        return "[]" if isinstance(value, list | tuple) else "{}"
+    try:
+        return _encode(value)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"what describes an entry must be JSON: {error}") from error
+
+
+def keyed_hash(salt: bytes, data: bytes) -> bytes:
+    """16 bytes that tell equal entries, and tell nothing to who has not the store's salt."""
+    return hashlib.blake2b(data, digest_size=16, key=salt).digest()
+
+
+def merged(there: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Origins with the new ones added, or None where nothing is new."""
+    added = [o for o in new if o not in there]
+    return [*there, *added] if added else None
+
+
+def victims(
+    namespace: str, limits: Limits, entries: int, size: int, oldest: Iterable[tuple[int, int]], keep: set[int]
+) -> list[int]:
+    """The ids that must go so that a namespace of `entries` entries and `size` bytes keeps to its limits.
+
+    Args:
+        oldest: ids and sizes in bytes, those first said first.
+        keep: ids that were just written and stay.
+
+    Raises:
+        StoreError: it is full and its policy is to refuse, or what was just written is too much by itself.
+    """
+
+    def over() -> bool:
+        return bool((limits.max_entries and entries > limits.max_entries) or (limits.max_bytes and size > limits.max_bytes))
+
+    gone: list[int] = []
+    for id, own in oldest if limits.on_full == "forget_oldest" and over() else ():
+        if not over():
+            break
+        if id not in keep:
+            gone.append(id)
+            entries, size = entries - 1, size - own
+    if over():
+        what = (
+            f"{entries:,} entries of at most {limits.max_entries:,}"
+            if limits.max_entries and entries > limits.max_entries
+            else f"{size:,} bytes of text of at most {limits.max_bytes:,}"
+        )
+        raise StoreError(
+            f"'{namespace}' would hold {what}: nothing was kept. Forget something, or raise the limit (memgpt memory limit)"
+        )
+    return gone
+
+
+def oldest_allowed(limits: Limits) -> str:
+    """What was first said before this moment is too old."""
+    return (datetime.now(UTC) - timedelta(days=limits.max_age_days)).isoformat(timespec="seconds")
+
+
+def check_edit(namespace: str, id: int, old: Stored | None, if_version: int | None) -> Stored:
+    """The entry as it is; raises StoreError where it is not there, or not as it should be."""
+    if old is None:
+        raise StoreError(f"no entry {id} in '{namespace}'")
+    if if_version is not None and old.version != if_version:
+        raise StoreError(f"entry {id} is at version {old.version}, not {if_version}: somebody else has edited it")
+    return old
+
+
+def check_choice(ids: object, where: object, everything: bool) -> None:
+    if sum((ids is not None, where is not None, everything)) != 1:
+        raise StoreError("forget what? Ids, a condition, or everything: one of them")
