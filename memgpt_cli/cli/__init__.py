@@ -11,7 +11,7 @@ ORDER = ("preprocess", "train", "eval", "generate", "chat", "export", "config", 
 
 def load_commands() -> None:
     """Adds the commands to the application, in the order `--help` lists them."""
-    for name in ("pipeline", "evaluation", "talking", "memory", "memory_care", "exporting", "inspection"):
+    for name in ("pipeline", "evaluation", "talking", "memory", "memory_changes", "memory_care", "exporting", "inspection"):
         importlib.import_module(f"memgpt_cli.cli.{name}")
     app.registered_commands.sort(key=lambda c: ORDER.index(c.name or c.callback.__name__ if c.callback else ""))
 

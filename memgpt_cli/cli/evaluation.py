@@ -58,6 +58,7 @@ def evaluate_command(
     from memgpt_cli.config import override
     from memgpt_cli.evaluation.evaluate import check_memories, evaluate, save_results
     from memgpt_cli.evaluation.metrics import check_metrics
+    from memgpt_cli.evaluation.recalled import named_by_store, write_recalled
     from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
     from memgpt_cli.training.hardware import prepare
 
@@ -72,12 +73,9 @@ def evaluate_command(
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
     with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
         if memory_store:
-            from memgpt_cli.evaluation.recalled import write_recalled
-
             recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder / "model")
             with recall.store:
-                write_recalled(split, Path(scratch), recall, tokenizer, config.eval.max_examples, report)
-            split = Path(scratch)
+                split = write_recalled(split, Path(scratch), recall, tokenizer, config.eval.max_examples, report)
         conditions = evaluate(
             model,
             tokenizer,
@@ -90,9 +88,7 @@ def evaluate_command(
         )
     name = "+".join(f.stem for f in file) if file else config.eval.split
     if memory_store:
-        name += "-store"
-        for condition in conditions:
-            condition.memory = "store" if condition.memory == "learned" else condition.memory
+        name, conditions = f"{name}-store", named_by_store(conditions)
     saved = save_results(folder / "eval", name, conditions)
     if as_json:
         print(json.dumps({c.memory: [asdict(s) for s in c.scores] for c in conditions}))
@@ -233,7 +229,7 @@ def bench_memory(
         print(json.dumps(asdict(result)))
         return
     table = Table(title=f"recall@8 and times of {queries} queries, one by one and 64 at once", title_justify="left")
-    for column in ("index", "rows", "searched", "p50 ms", "p95 ms", "64 at once ms", "recall@8", "rows/s in", "open ms", "first ms", "RSS MB", "file MB"):  # fmt: skip
+    for column in ("index", "rows", "searched", "p50 ms", "p95 ms", "64 at once", "recall@8", "rows/s in", "open ms", "first ms", "RSS MB", "file MB"):  # fmt: skip
         table.add_column(column, justify="left" if column in ("index", "searched") else "right")
     for m in result.rows:
         rest = (m.rows_per_s, m.open_ms, m.first_ms, m.rss_mb, m.file_mb)
@@ -242,7 +238,7 @@ def bench_memory(
             *(f"{v:,.1f}" if v and v < 100 else f"{v:,.0f}" if v else "" for v in rest),
         )  # fmt: skip
     out = console()
-    out.print(table)
+    out.print(table, width=max(out.width, 124))
     if result.puts:
         out.print(
             f"one durable put: {result.puts.ours_ms:.2f} ms; SQLite's least for a row of that size: {result.puts.floor_ms:.2f} ms"

@@ -10,18 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, progress
-from memgpt_cli.cli.memory import _open, _print_json, memory
+from memgpt_cli.cli.memory import memory, open_memory, print_json, say_receipt
 
 
 @memory.command(epilog="Example: `memgpt memory stats --namespace anna`")
 def stats(store: StoreUrl = "", namespace: Namespace = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
     """Show how much is remembered, of what kind, how old and how long, and by which models it is found."""
-    memory_, owner, _ = _open(store, namespace, key_env)
+    memory_, owner, _ = open_memory(store, namespace, key_env)
     with memory_:
         found = memory_.stats(owner)
         found["engine"] = memory_.capabilities()
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     out = console()
     out.print(f"[bold]{owner}[/] in {found['store']}", highlight=False)
@@ -83,7 +83,7 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Show or set how much a namespace may hold. What is too old is erased here, at every put and when a chat begins."""
-    memory_, owner, _ = _open(store, namespace, key_env)
+    memory_, owner, _ = open_memory(store, namespace, key_env)
     given: dict[str, Any] = {
         "max_entries": max_entries,
         "max_bytes": max_bytes,
@@ -97,7 +97,7 @@ def limit(
             memory_.set_limits(owner, limits)
         receipt = memory_.expire(owner)
     if as_json:
-        _print_json({**asdict(limits), "expired": receipt.entries})
+        print_json({**asdict(limits), "expired": receipt.entries})
         return
     shown = ", ".join(f"{k} {v if v else 'none'}" for k, v in asdict(limits).items())
     console().print(
@@ -108,11 +108,11 @@ def limit(
 @memory.command(epilog="Example: `memgpt memory verify`")
 def verify(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
     """Check the whole store: pages, texts, the index of words, keys, codes and counts. Exits with 1 where something is wrong."""
-    memory_, _, _ = _open(store, "-", key_env)
+    memory_, _, _ = open_memory(store, "-", key_env)
     with memory_, progress("verifying"):
         found = memory_.verify()
     if as_json:
-        _print_json({"store": memory_.url, "problems": found})
+        print_json({"store": memory_.url, "problems": found})
     for line in found if not as_json else ():
         console().print(line, style="red", markup=False)
     if found:
@@ -124,15 +124,10 @@ def verify(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) ->
 @memory.command(epilog="Example: `memgpt memory compact`")
 def compact(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) -> None:
     """Finish pending erasure, make codes anew, and give space back. Takes as long as rewriting the file."""
-    memory_, _, _ = _open(store, "-", key_env)
+    memory_, _, _ = open_memory(store, "-", key_env)
     with memory_, progress("compacting"):
         receipt = memory_.compact()
-    if as_json:
-        _print_json(asdict(receipt))
-    elif receipt.state == "erased":
-        console().print(f"{memory_.url} is rewritten; nothing forgotten is left in it")
-    else:
-        console().print(f"[yellow]not yet: {receipt.reason}[/]")
+    say_receipt(receipt, f"{memory_.url} is rewritten", as_json)
     if receipt.state != "erased":
         raise typer.Exit(1)
 
@@ -168,14 +163,14 @@ def reindex(
             )
         console().print(f"reindexing in the background (process {process.pid}); {log} tells when it is done")
         return
-    memory_, owner, encoder = _open(store, namespace, key_env, str(folder))
+    memory_, owner, encoder = open_memory(store, namespace, key_env, str(folder))
     assert encoder is not None
     with memory_:
         with progress("adding keys") as report:
             added = add_keys(memory_, owner, encoder, report)
         retired = 0 if keep_old else memory_.retire(owner)
     if as_json:
-        _print_json({"namespace": owner, "added": added, "retired": retired, "fingerprint": memory_.fingerprint})
+        print_json({"namespace": owner, "added": added, "retired": retired, "fingerprint": memory_.fingerprint})
     else:
         console().print(f"'{owner}': {added:,} keys of {Path(folder).name} added, {retired:,} of other models erased")
 

@@ -1,9 +1,11 @@
 """A split with its memory replaced by what a store recalls for each input."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from memgpt_cli.data.dataset import EpisodeDataset, EpisodeWriter, encode_row
+from memgpt_cli.evaluation.evaluate import Condition
 from memgpt_cli.generation.recall import Recall
 from memgpt_cli.schema import Episode, Example
 from memgpt_cli.tokenizer import Tokenizer
@@ -16,8 +18,8 @@ def write_recalled(
     tokenizer: Tokenizer,
     most: int = 0,
     report: Callable[[str, int], None] = lambda s, n: None,
-) -> None:
-    """Writes every example of `split` (the first `most` where given) as an episode of its own, over recalled entries.
+) -> Path:
+    """Writes every example of `split` (the first `most` where given) as an episode of its own, over recalled entries; returns `folder`.
 
     Evidence stays evidence where an entry of the same text is recalled.
     """
@@ -34,3 +36,9 @@ def write_recalled(
         if most and count >= most:
             break
     writer.close()
+    return folder
+
+
+def named_by_store(conditions: list[Condition]) -> list[Condition]:
+    """What the model's scores chose among recalled entries is called `store`, not `learned`."""
+    return [replace(c, memory="store") if c.memory == "learned" else c for c in conditions]

@@ -1,0 +1,222 @@
+"""memgpt memory: what is added, imported, changed and forgotten."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, key_what_is_not, progress, user_name
+from memgpt_cli.cli.memory import (
+    ModelRun,
+    Where,
+    all_found,
+    entry_table,
+    memory,
+    open_memory,
+    print_json,
+    say_receipt,
+    to_filter,
+)
+
+if TYPE_CHECKING:
+    from memgpt_cli.memory import Store, Stored
+
+
+@memory.command(epilog='Example: `memgpt memory add "Anna\'s cat is called Tom"`; `cat notes | memgpt memory add -`')
+def add(
+    text: Annotated[str, typer.Argument(help="What to remember; - reads a note from every line of standard input.")],
+    kind: Annotated[str, typer.Option("--kind", help="note, fact, turn, chunk or pair; `a | b | c` is a fact.")] = "note",
+    run: ModelRun = "",
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Remember a note, or a fact written as `head | relation | tail`."""
+    from dataclasses import asdict
+
+    from memgpt_cli.errors import UsageError, did_you_mean
+    from memgpt_cli.memory import Item
+    from memgpt_cli.memory.records import now
+    from memgpt_cli.schema import KINDS, entry_from
+
+    if kind not in KINDS:
+        raise UsageError(f"--kind {kind} is no kind of entry.{did_you_mean(kind, KINDS)}")
+    texts = [line.rstrip("\n") for line in sys.stdin if line.strip()] if text == "-" else [text]
+    entries = [entry_from(t, kind) for t in texts]
+    memory_, owner, encoder = open_memory(store, namespace, key_env, run)
+    origin = {"who": user_name(), "when": now()}
+    with memory_:
+        if encoder is not None:
+            items = encoder.items(entries, origin)
+        else:
+            items = [Item(e.text, e.kind, e.meta, origin) for e in entries]
+        written = memory_.put(owner, items)
+    if as_json:
+        print_json(asdict(written))
+        return
+    ids = ", ".join(map(str, written.ids[:5])) + (", …" if len(written.ids) > 5 else "")
+    known = len(written.ids) - written.new
+    room = f"; {written.forgotten} older ones forgotten to make room" if written.forgotten else ""
+    console().print(f"remembered {written.new} (id {ids})" + (f", {known} known already" if known else "") + room)
+
+
+@memory.command("import", epilog="Example: `memgpt memory import docs/ facts.csv --namespace handbook`")
+def import_(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Files or folders: txt, md, jsonl, csv/tsv/nt triples, pdf, html; or a folder that export wrote."),
+    ],
+    chars: Annotated[int, typer.Option("--chars", help="Text is cut into chunks of whole sentences, this long at most.")] = 600,
+    overlap: Annotated[int, typer.Option("--overlap", help="Sentences that a chunk shares with the one before.")] = 1,
+    run: ModelRun = "",
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Remember documents. Run it again after an interruption, or when files have changed: what is there stays as it is."""
+    from memgpt_cli.data.documents import Cut, find_documents
+    from memgpt_cli.memory import bundle
+
+    bundles = [p for p in paths if bundle.is_bundle(p)]
+    files, left = find_documents([p for p in paths if p not in bundles])
+    cut = Cut(chars, overlap)
+    memory_, owner, encoder = open_memory(store, namespace, key_env, run)
+    counts = {"files": len(files), "entries": 0, "new": 0, "forgotten": 0, "skipped_files": len(left)}
+    problems: list[str] = []
+    with memory_:
+        with progress("importing") as report:
+            for folder in bundles:
+                written = bundle.load(memory_, owner, folder, report)
+                counts["entries"] += len(written.ids)
+                counts["new"] += written.new
+            for file in files:
+                report(file.name, counts["entries"])
+                _import_file(memory_, owner, file, cut, counts, problems, report)
+        if encoder is not None:
+            key_what_is_not(memory_, owner, encoder)
+    if as_json:
+        print_json({**counts, "problems": problems})
+    else:
+        out = console()
+        known = counts["entries"] - counts["new"]
+        out.print(
+            f"{counts['new']:,} entries from {len(files) + len(bundles):,} files"
+            + (f", {known:,} known already" if known else "")
+            + (f"; {counts['forgotten']:,} older ones forgotten to make room" if counts["forgotten"] else "")
+        )
+        if left:
+            kinds = ", ".join(sorted({p.suffix or p.name for p in left})[:8])
+            out.print(f"[yellow]{len(left):,} files of other kinds left alone ({kinds})[/]")
+        for problem in problems[:20]:
+            out.print(problem, style="yellow", markup=False)
+        if len(problems) > 20:
+            out.print(f"[yellow]… and {len(problems) - 20:,} more (--json lists all)[/]")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _import_file(
+    store: "Store", owner: str, file: Path, cut: Any, counts: dict[str, int], problems: list[str], report: Any
+) -> None:
+    """Puts a file's entries, 2,000 at a time, each time durably."""
+    from memgpt_cli.data.documents import read_document
+    from memgpt_cli.errors import DataError
+    from memgpt_cli.memory import Item
+
+    items: list[Item] = []
+
+    def flush() -> None:
+        written = store.put(owner, items)
+        counts["entries"] += len(written.ids)
+        counts["new"] += written.new
+        counts["forgotten"] += written.forgotten
+        items.clear()
+        report(file.name, counts["entries"])
+
+    for found in read_document(file, cut):
+        if isinstance(found, DataError):
+            problems.append(str(found))
+            continue
+        items.append(found)
+        if len(items) >= 2000:
+            flush()
+    flush()
+
+
+@memory.command(epilog='Example: `memgpt memory edit 12 "Anna\'s cat is called Tim" --if-version 1`')
+def edit(
+    id: Annotated[int, typer.Argument(help="The entry's id.")],
+    text: Annotated[str, typer.Argument(help="Its new text; - reads it from standard input.")],
+    if_version: Annotated[
+        int | None, typer.Option("--if-version", help="Only if nobody has changed it since this version.")
+    ] = None,
+    run: ModelRun = "",
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Change an entry. Its old text is erased; keys are made anew by --run, or by `memgpt memory reindex`."""
+    from memgpt_cli.memory import Item
+    from memgpt_cli.schema import entry_from
+
+    new = sys.stdin.read().strip() if text == "-" else text
+    memory_, owner, encoder = open_memory(store, namespace, key_env, run)
+    with memory_:
+        (old,) = all_found(memory_.get(owner, [id]), [id], owner)
+        entry = entry_from(new, "note" if old.kind == "fact" else old.kind)
+        meta = {**{k: v for k, v in old.meta.items() if k not in ("triple", "terms", "said")}, **entry.meta}
+        key = encoder.keys([entry.text]).numpy()[0] if encoder is not None else None
+        done = memory_.edit(owner, id, Item(entry.text, entry.kind, meta, key=key, searchable=old.searchable), if_version)
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        console().print(f"entry {id} is at version {done.version}")
+
+
+@memory.command(epilog="Example: `memgpt memory forget 12 13`; `memgpt memory forget --where source=old.md --yes`")
+def forget(
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of entries.")] = None,
+    where: Where = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everything in this namespace, and its name.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    store: StoreUrl = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    as_json: Json = False,
+) -> None:
+    """Forget entries for good: their text, words, keys and codes are erased from every file of the store."""
+    from memgpt_cli.errors import UsageError
+
+    if sum((bool(ids), bool(where), everything)) != 1:
+        raise UsageError("forget what? Ids, --where CONDITION, or --all: one of them")
+    memory_, owner, _ = open_memory(store, namespace, key_env)
+    with memory_:
+        if ids:
+            all_found(memory_.get(owner, ids), ids, owner)
+        chosen = None if everything else list(ids or ()) or [e.id for e in memory_.all(owner, to_filter(where))]
+        count = memory_.stats(owner)["entries"] if chosen is None else len(chosen)
+        if not count and not everything:
+            console(stderr=as_json).print("nothing fits that condition: nothing forgotten")
+            return
+        if not yes:
+            _ask(memory_.list(owner, limit=5) if chosen is None else memory_.get(owner, chosen[:5]), count, owner)
+        receipt = memory_.forget(owner, everything=True) if chosen is None else memory_.forget(owner, chosen)
+    say_receipt(receipt, f"forgot {receipt.entries:,} entries of '{owner}'", as_json)
+
+
+def _ask(some: "list[Stored]", count: int, owner: str) -> None:
+    """Shows what would go and asks; raises where nobody can answer."""
+    from memgpt_cli.errors import UsageError
+
+    out = console(stderr=True)
+    if not sys.stdin.isatty():
+        raise UsageError(f"{count:,} entries of '{owner}' would be forgotten for good: --yes says that you mean it")
+    out.print(entry_table(some))
+    if count > len(some):
+        out.print(f"[dim]… and {count - len(some):,} more[/]")
+    if not typer.confirm(f"Forget these {count:,} entries of '{owner}' for good?"):
+        raise typer.Exit(1)
