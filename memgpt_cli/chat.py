@@ -97,7 +97,7 @@ class Conversation:
 
     def resume(self) -> int:
         """Goes on with the newest stored conversation; returns how many turns it had."""
-        turns = list(self.store.all(self.namespace, Filter(kind="turn")))
+        turns = [e for e in self.store.all(self.namespace, Filter(kind="turn")) if _session(e) and "said" in e.meta]
         newest = _session(turns[-1]) if turns else ""
         mine = [e for e in turns if _session(e) == newest]
         if not newest or any(e.meta.get("closed") for e in mine):
@@ -135,14 +135,12 @@ class Conversation:
 
     def forget(self, entries: Sequence[Stored]) -> Receipt:
         """Erases entries from the store and from this conversation, with the replies that only said them again."""
-        said = {e.meta.get("said", e.text).strip() for e in entries}
-        turns = self.store.all(self.namespace, Filter(kind="turn"))
-        again = [e for e in turns if not e.searchable and e.meta.get("said", "").strip() in said]
-        gone = {e.id: e for e in [*entries, *again]}
-        texts = {e.text for e in gone.values()}
-        self.events = [e for e in self.events if e.entry.text not in texts]
+        receipt = self.store.forget(self.namespace, [e.id for e in entries])
+        texts = {e.text for e in entries}
+        there = {e.id for e in self.store.get(self.namespace, [e.id for e in self.events if e.id is not None])}
+        self.events = [e for e in self.events if e.entry.text not in texts and (e.id is None or e.id in there)]
         self.last = None
-        return self.store.forget(self.namespace, list(gone))
+        return receipt
 
     def undo(self) -> bool:
         """Takes the last message and its reply back."""

@@ -202,6 +202,61 @@ def test_import_a_folder_twice(memgpt, folder):
     assert "'.bin' files cannot be read" in memgpt("import", str(folder / "skip.bin"), code=2)
 
 
+def test_one_bad_line_loses_no_good_one(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "one"}\n{"text": "nul \\u0000"}\n{"text": "x", "meta": {"y": "\\ud800"}}\n{"text": "two"}\n'
+    )
+    items, problems = read(tmp_path / "a.jsonl")
+    assert [i.text for i in items] == ["one", "two"]
+    assert ["a.jsonl:2:" in problems[0], "a.jsonl:3:" in problems[1]] == [True, True]
+    (tmp_path / "b.csv").write_text('a,b,c\nd,"e"x,f\ng,h,i\n')
+    items, problems = read(tmp_path / "b.csv")
+    assert [i.text for i in items] == ["a | b | c", "g | h | i"]
+    assert len(problems) == 1
+    for name in ("c.txt.gz", "d.txt.xz"):
+        (tmp_path / name).write_bytes(b"\x1f\x8b\x08 nonsense" * 9)
+        assert "cannot be read" in read(tmp_path / name)[1][0]
+
+
+def test_paths_upwards_and_stores_in_the_folder(memgpt, folder, monkeypatch):
+    (folder / "sub").mkdir()
+    monkeypatch.chdir(folder / "sub")
+    (folder / ".hidden.txt").write_text("hidden")
+    assert json.loads(memgpt("import", "..", "--store", "../kb.sqlite", "--json", code=1))["files"] == 5
+    again = json.loads(memgpt("import", "..", "--store", "../kb.sqlite", "--json", code=1))
+    assert (again["files"], again["new"]) == (5, 0)
+
+
+def test_odd_names_texts_and_limits_are_just_printed(memgpt, tmp_path, monkeypatch):
+    store = str(tmp_path / "m.sqlite")
+
+    def run(*words, code=0):
+        result = CliRunner().invoke(app, ["memory", *words, "--store", store, "--namespace", "[/x]"])
+        assert result.exit_code == code or isinstance(result.exception, MemgptError), (result.output, result.exception)
+        return result.output
+
+    run("add", "\x1b]52;c;evil\x07 [bold]x[/bold]")
+    for command in (("list",), ("show", "1"), ("stats",), ("search", "evil"), ("limit",)):
+        assert "\x1b]52" not in run(*command)
+    assert "[bold]x[/bold]" in run("list")
+    assert "[/x]" in run("stats")
+    assert "36,500" in memgpt("limit", "--max-age-days", "1000000", code=2)
+    run("forget", "--all", "--yes")
+    assert "nothing to remember" in memgpt("add", "-", text="\n", code=2)
+    assert "no memory store at" in memgpt("list", "--store", str(tmp_path / "typo.sqlite"), code=1)
+    assert not (tmp_path / "typo.sqlite").exists()
+
+
+def test_an_edited_turn_can_still_be_gone_on_from(memgpt, tmp_path):
+    from memgpt_cli.memory import Item, open_store
+
+    with open_store(str(tmp_path / "home" / "memory.sqlite")) as store:
+        store.put("anna", [Item("user: hi", "turn", {"speaker": "user", "said": "hi"}, {"session": "s", "place": 0})])
+    memgpt("edit", "1", "hello there")
+    entry = lines(memgpt("show", "1", "--json"))[0]
+    assert (entry["text"], entry["meta"]) == ("user: hello there", {"speaker": "user", "said": "hello there"})
+
+
 def test_files_named_are_found(folder):
     files, left = find_documents([folder])
     assert [f.name for f in files] == ["a.txt", "b.md", "c.jsonl", "d.csv", "e.nt"]

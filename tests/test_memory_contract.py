@@ -118,7 +118,7 @@ class Contract(RuleBasedStateMachine):
             with pytest.raises(StoreError, match=r"no entry|is at version|says the same"):
                 self.store.edit(namespace, id, change, version or None)
             return
-        done = self.store.edit(namespace, id, change, version or None)
+        done = self.store.edit(namespace, id, change, version or None).entry
         entry |= {"text": text, "version": entry["version"] + 1, "key": key}
         assert (done.text, done.version, done.provenance) == (text, entry["version"], tuple(entry["origins"]))
 
@@ -214,7 +214,7 @@ class Contract(RuleBasedStateMachine):
         ours = {i for i, e in self.model[namespace].items() if e["key"] is not None}
         assert {e.id for e in self.store.unkeyed(namespace)} == set(self.model[namespace]) - ours
         self.store.fingerprint = "e1"
-        assert self.store.retire(namespace) == len(ids)
+        assert self.store.retire(namespace).entries == len(ids)
         other.close()
 
     @invariant()

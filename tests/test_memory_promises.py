@@ -279,7 +279,7 @@ def test_edited_and_retired_bytes_are_gone_too(store, tmp_path):
     with open_store(str(tmp_path / "m.sqlite"), "e2") as other:
         other.rekey("n", [id], ["new words"], vector(3)[None])
         assert store.search("n", vector(2)[None])[0][0].similarity == pytest.approx(1)  # the old key goes on serving
-        assert other.retire("n") == 1
+        assert other.retire("n").entries == 1
     assert vector(2).tobytes() not in on_disk(tmp_path)
 
 
@@ -298,6 +298,89 @@ def test_a_reader_in_the_way_makes_it_pending_until_compact(store, tmp_path):
     assert store.compact().state == "erased"
     assert b"zanzibar" not in on_disk(tmp_path)
     assert not store.stats("n")["erasure_pending"]
+
+
+def test_what_is_pending_stays_so_until_it_is_erased(store, tmp_path, monkeypatch):
+    """Another process deletes between our erasing and our saying so."""
+    mine, others = store.put("n", [Item("mine"), Item("zanzibar")]).ids
+    with open_store(str(tmp_path / "m.sqlite"), "e") as other:
+        erase = store._db.erase
+
+        def erased_and_then() -> bool:
+            done = erase()
+            monkeypatch.setattr(other._db, "erase", lambda: False)
+            assert other.forget("n", [others]).state == "pending"
+            return done
+
+        monkeypatch.setattr(store._db, "erase", erased_and_then)
+        assert store.forget("n", [mine]).state == "erased"
+        monkeypatch.setattr(store._db, "erase", erase)
+        assert store.stats("n")["erasure_pending"]
+        assert b"zanzibar" in on_disk(tmp_path)
+    assert store.compact().state == "erased"
+    assert b"zanzibar" not in on_disk(tmp_path)
+
+
+def test_what_cannot_be_erased_is_pending_not_an_error(store, monkeypatch):
+    """The deletion is done by then: an error would say that nothing was changed."""
+    (id,) = store.put("n", [Item("zanzibar")]).ids
+
+    def full() -> bool:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(store._db, "erase", full)
+    receipt = store.forget("n", [id])
+    assert (receipt.state, receipt.entries) == ("pending", 1)
+    assert "the disk is full" in receipt.reason
+    assert "the disk is full" in store.edit("n", store.put("n", [Item("x")]).ids[0], Item("y")).pending
+
+
+def test_replies_that_only_repeat_go_with_what_they_repeat(store, tmp_path):
+    (id,) = store.put("n", [Item("zanzibar plugh")]).ids
+    echo = Item("bot: zanzibar plugh", "turn", {"said": "zanzibar plugh"}, {"session": "s", "place": 1}, searchable=False)
+    store.put("n", [echo, Item("kept")])
+    assert store.forget("n", [id]).entries == 2
+    assert b"plugh" not in on_disk(tmp_path)
+    assert [e.text for e in store.list("n")] == ["kept"]
+    assert store.verify() == []
+
+
+def test_nothing_to_retire_leaves_nothing_pending(store):
+    store.put("n", [Item("x", key=vector(1))])
+    assert store.retire("n").entries == 0
+    assert not store.stats("n")["erasure_pending"]
+
+
+def test_an_edit_does_not_load_the_index_anew(store, monkeypatch):
+    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 20)
+    ids = store.put("n", [Item(f"entry {n}", key=vector(n)) for n in range(50)]).ids
+    store.search("n", vector(1)[None])
+    monkeypatch.setattr(store._keys, "_load", lambda *_: pytest.fail("loaded anew"))
+    for n in range(5):
+        store.edit("n", ids[n], Item(f"again {n}", key=vector(1000 + n)))
+        assert store.search("n", vector(1000 + n)[None], k=1)[0][0].entry.text == f"again {n}"
+
+
+@pytest.mark.parametrize(
+    ("condition", "moment"),
+    [
+        ("20260131", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31 12:00", "2026-01-31T12:00:00+00:00"),
+        ("2026-01-31T01:30+02:00", "2026-01-30T23:30:00+00:00"),
+    ],
+)
+def test_dates_are_compared_as_dates(condition, moment):
+    assert Filter.parse([f"before={condition}"]).before == moment
+    with pytest.raises(UsageError, match="is no date"):
+        Filter.parse(["since=yesterday"])
+
+
+def test_passwords_are_never_shown():
+    from memgpt_cli.memory.opening import without_password
+
+    shown = without_password("postgresql://anna:hunter2@host/db?sslmode=require&password=hunter2&sslpassword=hunter2")
+    assert shown == "postgresql://anna@host/db?sslmode=require"
 
 
 def test_unused_bytes_of_a_page_are_cleared_and_no_others():
@@ -360,16 +443,15 @@ def test_nothing_is_readable_without_the_key(tmp_path, monkeypatch, capfd):
 # 5. many processes
 
 
-def work(path: str, worker: int, seconds: float, out) -> None:
+def work(path: str, worker: int, seconds: float, key_env: str, out) -> None:
     try:
-        store = open_store(path, "e")
+        store = open_store(path, "e", key_env)
         until, n = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             if worker % 2:
                 n += store.put("n", [Item(f"worker {worker} entry {n} {i}", key=vector(n)) for i in range(5)]).new
                 if n % 50 == 0:
                     store.forget("n", [e.id for e in store.list("n", Filter(contains=f"worker {worker} "), limit=3)])
-                    n -= 0
             else:
                 hits = store.search("n", vector(n)[None], [f"entry {n}"], k=5)[0]
                 assert all(h.entry.text.startswith("worker") for h in hits)
@@ -380,11 +462,13 @@ def work(path: str, worker: int, seconds: float, out) -> None:
         out.put((worker, 0, repr(error)))
 
 
-def test_many_readers_and_writers_at_once(tmp_path):
+@pytest.mark.parametrize("key_env", ["", "SECRET"])
+def test_many_readers_and_writers_at_once(tmp_path, monkeypatch, key_env):
+    monkeypatch.setenv("SECRET", "correct horse battery")
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
     path = str(tmp_path / "m.sqlite")
-    processes = [context.Process(target=work, args=(path, w, 3.0, out)) for w in range(6)]
+    processes = [context.Process(target=work, args=(path, w, 2.5, key_env, out)) for w in range(6)]
     for p in processes:
         p.start()
     results = [out.get(timeout=90) for _ in processes]
@@ -392,8 +476,9 @@ def test_many_readers_and_writers_at_once(tmp_path):
         p.join()
     assert [error for *_, error in results if error] == []
     assert all(n for _, n, _ in results)
-    with open_store(path, "e") as store:
+    with open_store(path, "e", key_env) as store:
         assert store.verify() == []
+        assert store.compact().state == "erased"
 
 
 def test_the_index_sees_what_other_processes_change(store, tmp_path, monkeypatch):
@@ -515,6 +600,23 @@ def test_what_is_no_store_is_named(tmp_path):
             open_store(url)
 
 
+def test_a_file_of_somebody_elses_stays_as_it_is(tmp_path):
+    path = tmp_path / "theirs.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE t (a)")
+    db.commit()
+    db.close()
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="no memory store"):
+        open_store(str(path))
+    assert path.read_bytes() == before
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    with pytest.raises(StoreError, match="no memory store at"):
+        open_store(str(tmp_path / "typo.sqlite"), create=False)
+    assert not (tmp_path / "typo.sqlite").exists()
+
+
 def test_urls_and_permissions(tmp_path, monkeypatch):
     monkeypatch.setenv("MEMGPT_HOME", str(tmp_path / "home"))
     with open_store() as store:
@@ -574,7 +676,25 @@ def test_a_sealed_server_keeps_nothing_readable(tmp_path, monkeypatch):
             with pytest.raises(StoreError, match="was destroyed"):
                 store.list("anna-secret")
         monkeypatch.setenv("SECRET", "wrong")
+        with pytest.raises(StoreError, match="was sealed with another key"):
+            open_store(url, "e", "SECRET")
+        with pytest.raises(StoreError, match="is encrypted: name the environment variable"):
+            open_store(url, "e")
+        monkeypatch.setenv("SECRET", "correct horse battery")
         with open_store(url, "e", "SECRET") as store:
-            assert store.list("anna-secret") == []  # another name to the server
+            store.put("ben", [Item("zanzibar")])
+            monkeypatch.setattr(store, "_destroy_doomed", lambda: None)  # killed between the commit and the key's end
+            store.forget("ben", everything=True)
+        assert list((tmp_path / "keys").iterdir())
+        with open_store(url, "e", "SECRET"):  # whoever opens it next ends it
+            assert not list((tmp_path / "keys").iterdir())
+        server.psql("DROP SCHEMA memgpt CASCADE")
+        with open_store(url, "e") as store:
+            (id,) = store.put("n", [Item("plain")]).ids
+            assert store.forget("n", [id]).state == "pending"
+            assert "log and backups" in store.compact().reason
+            assert not store.stats("n")["erasure_pending"]
+        with pytest.raises(StoreError, match="is not encrypted"):
+            open_store(url, "e", "SECRET")
     finally:
         server.cleanup()

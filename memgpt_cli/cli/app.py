@@ -51,10 +51,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 StoreUrl = Annotated[
     str,
     typer.Option(
-        "--store", help="A path, sqlite:///PATH or postgresql://USER@HOST/DB; $MEMGPT_HOME/memory.sqlite where empty."
+        "--store",
+        envvar="MEMGPT_STORE",
+        help="A path, sqlite:///PATH or postgresql://USER@HOST/DB; $MEMGPT_HOME/memory.sqlite where empty.",
     ),
 ]
-Namespace = Annotated[str, typer.Option("--namespace", help="Whose memory; your user name where empty.")]
+Namespace = Annotated[
+    str, typer.Option("--namespace", envvar="MEMGPT_NAMESPACE", help="Whose memory; your user name where empty.")
+]
 KeyEnv = Annotated[
     str,
     typer.Option("--key-env", envvar="MEMGPT_KEY_ENV", help="The environment variable that holds an encrypted store's key."),
@@ -137,7 +141,8 @@ def key_what_is_not(store: "Store", namespace: str, encoder: "Encoder") -> None:
 
     missing = store.stats(namespace)["unkeyed"]
     if missing:
-        console(stderr=True).print(f"{missing:,} entries of '{namespace}' have no key of this model yet: adding them")
+        said = f"{missing:,} entries of '{namespace}' have no key of this model yet: adding them"
+        console(stderr=True).print(said, markup=False)
         with progress("adding keys") as report:
             add_keys(store, namespace, encoder, report)
 

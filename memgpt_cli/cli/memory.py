@@ -31,13 +31,15 @@ ModelRun = Annotated[
 ]
 
 
-def open_memory(url: str, namespace: str, key_env: str, run: str = "") -> "tuple[Store, str, Encoder | None]":
-    """The store, whose memory it is, and the encoder where a run is named."""
+def open_memory(
+    url: str, namespace: str, key_env: str, run: str = "", create: bool = False
+) -> "tuple[Store, str, Encoder | None]":
+    """The store, whose memory it is, and the encoder where a run is named. Only what adds to a store makes one."""
     from memgpt_cli.memory import open_store
 
     owner = namespace or user_name()
     if not run:
-        return open_store(url, "", key_env), owner, None
+        return open_store(url, "", key_env, create), owner, None
     from memgpt_cli.checkpoint import find_run, fingerprint, load_model
     from memgpt_cli.generation.recall import Encoder
     from memgpt_cli.training.hardware import prepare
@@ -45,7 +47,7 @@ def open_memory(url: str, namespace: str, key_env: str, run: str = "") -> "tuple
     folder = find_run(run, RUNS_ROOT)
     model, tokenizer, config = load_model(folder / "model")
     prepare(model, config.trainer)
-    return open_store(url, fingerprint(folder / "model"), key_env), owner, Encoder(model, tokenizer)
+    return open_store(url, fingerprint(folder / "model"), key_env, create), owner, Encoder(model, tokenizer)
 
 
 def to_filter(where: list[str] | None) -> Any:
@@ -56,6 +58,16 @@ def to_filter(where: list[str] | None) -> Any:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
+
+
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), 127, *range(128, 160)), "�")
+
+
+def shown(text: str) -> str:
+    """Text from anywhere as a terminal may print it: no markup, no control characters."""
+    from rich.markup import escape
+
+    return escape(text.translate(_CONTROL))
 
 
 def _origin(entry: "Stored") -> str:
@@ -69,7 +81,6 @@ def _origin(entry: "Stored") -> str:
 
 
 def entry_table(entries: "Iterable[Stored]", scores: "Sequence[float] | None" = None) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -80,7 +91,7 @@ def entry_table(entries: "Iterable[Stored]", scores: "Sequence[float] | None" = 
         table.add_column(name, style="" if name == "entry" else "dim", no_wrap=name == "since")
     for n, entry in enumerate(entries):
         score = [] if scores is None else [f"{scores[n]:.3f}"]
-        table.add_row(str(entry.id), *score, entry.kind, escape(entry.text), escape(_origin(entry)), entry.created[:10])
+        table.add_row(str(entry.id), *score, entry.kind, shown(entry.text), shown(_origin(entry)), entry.created[:10])
     return table
 
 
@@ -90,9 +101,9 @@ def say_receipt(receipt: "Receipt", what: str, as_json: bool) -> None:
     if as_json:
         print_json(asdict(receipt))
     elif receipt.state == "erased":
-        console().print(f"{what}; no byte of it is left in the store")
+        console().print(f"{what}; no byte of it is left in the store", markup=False)
     else:
-        console().print(f"[yellow]{what}, not yet erased: {receipt.reason}[/]")
+        console().print(f"{what}, not yet erased: {receipt.reason}", style="yellow", markup=False)
 
 
 @memory.command(epilog='Example: `memgpt memory search "what is the cat called" -k 3`')
@@ -161,7 +172,6 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show entries whole: text, kind, every origin, version, and which models have keys of it."""
-    from rich.markup import escape
 
     memory_, owner, _ = open_memory(store, namespace, key_env)
     with memory_:
@@ -174,13 +184,13 @@ def show(
             continue
         out = console()
         out.print(f"[bold]{entry.id}[/]  {entry.kind}, version {entry.version}, since {entry.created}, changed {entry.updated}")
-        out.print(escape(entry.text))
+        out.print(shown(entry.text))
         for origin in entry.provenance:
-            out.print("[dim]from  [/]" + escape(", ".join(f"{k} {v}" for k, v in origin.items())))
+            out.print("[dim]from  [/]" + shown(", ".join(f"{k} {v}" for k, v in origin.items())))
         if entry.meta:
-            out.print("[dim]meta  [/]" + escape(json.dumps(entry.meta, ensure_ascii=False)))
+            out.print("[dim]meta  [/]" + shown(json.dumps(entry.meta, ensure_ascii=False)))
         searched = f"keys of {', '.join(encoders)}" if encoders else "by its words"
-        out.print("[dim]found [/]" + escape(searched if entry.searchable else "never: it only repeats what was recalled"))
+        out.print("[dim]found [/]" + shown(searched if entry.searchable else "never: it only repeats what was recalled"))
 
 
 def all_found(entries: "list[Stored]", ids: "Sequence[int]", owner: str) -> "list[Stored]":
@@ -211,13 +221,20 @@ def export(
     if as_json:
         print_json({"folder": str(folder), "entries": count})
     else:
-        console().print(f"{count:,} entries of '{owner}' are in {folder}, in plain text: what is forgotten later stays there")
+        console().print(
+            f"{count:,} entries of '{owner}' are in {folder}, in plain text: what is forgotten later stays there", markup=False
+        )
 
 
 @memory.command(epilog="Example: `memgpt memory snapshot copy.sqlite`")
-def snapshot(file: Annotated[Path, typer.Argument(help="A new file.")], store: StoreUrl = "", key_env: KeyEnv = "") -> None:
+def snapshot(
+    file: Annotated[Path, typer.Argument(help="A new file.")], store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False
+) -> None:
     """Copy the whole store, all namespaces, as it is at one moment, while others go on writing."""
     memory_, _, _ = open_memory(store, "-", key_env)
     with memory_:
         memory_.snapshot(file)
-    console().print(f"the store is copied to {file}; what is forgotten later stays in the copy")
+    if as_json:
+        print_json({"snapshot": str(file)})
+    else:
+        console().print(f"the store is copied to {file}; what is forgotten later stays in the copy", markup=False)

@@ -1,6 +1,7 @@
 """memgpt memory: how a store is, and what keeps it well."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, progress
-from memgpt_cli.cli.memory import memory, open_memory, print_json, say_receipt
+from memgpt_cli.cli.memory import memory, open_memory, print_json, say_receipt, shown
 
 
 @memory.command(epilog="Example: `memgpt memory stats --namespace anna`")
@@ -24,7 +25,7 @@ def stats(store: StoreUrl = "", namespace: Namespace = "", key_env: KeyEnv = "",
         print_json(found)
         return
     out = console()
-    out.print(f"[bold]{owner}[/] in {found['store']}", highlight=False)
+    out.print(f"{owner} in {found['store']}", style="bold", markup=False)
     out.print(
         f"{found['entries']:,} entries, {_size(found['text_bytes'])} of text; the store's files: {_size(found['store_bytes'])}"
     )
@@ -83,7 +84,7 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Show or set how much a namespace may hold. What is too old is erased here, at every put and when a chat begins."""
-    memory_, owner, _ = open_memory(store, namespace, key_env)
+    memory_, owner, _ = open_memory(store, namespace, key_env, create=True)
     given: dict[str, Any] = {
         "max_entries": max_entries,
         "max_bytes": max_bytes,
@@ -97,12 +98,12 @@ def limit(
             memory_.set_limits(owner, limits)
         receipt = memory_.expire(owner)
     if as_json:
-        print_json({**asdict(limits), "expired": receipt.entries})
+        print_json({**asdict(limits), "expired": asdict(receipt)})
         return
-    shown = ", ".join(f"{k} {v if v else 'none'}" for k, v in asdict(limits).items())
-    console().print(
-        f"{owner}: {shown}" + (f"; {receipt.entries:,} entries were too old and are erased" if receipt.entries else "")
-    )
+    said = ", ".join(f"{k} {v if v else 'none'}" for k, v in asdict(limits).items())
+    console().print(f"{owner}: {said}", markup=False)
+    if receipt.entries:
+        say_receipt(receipt, f"{receipt.entries:,} entries were too old and are forgotten", as_json)
 
 
 @memory.command(epilog="Example: `memgpt memory verify`")
@@ -118,7 +119,7 @@ def verify(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) ->
     if found:
         raise typer.Exit(1)
     if not as_json:
-        console().print(f"{memory_.url}: nothing wrong")
+        console().print(f"{memory_.url}: nothing wrong", markup=False)
 
 
 @memory.command(epilog="Example: `memgpt memory compact`")
@@ -127,8 +128,9 @@ def compact(store: StoreUrl = "", key_env: KeyEnv = "", as_json: Json = False) -
     memory_, _, _ = open_memory(store, "-", key_env)
     with memory_, progress("compacting"):
         receipt = memory_.compact()
+        logical = memory_.capabilities()["erasure"] == "logical only"
     say_receipt(receipt, f"{memory_.url} is rewritten", as_json)
-    if receipt.state != "erased":
+    if receipt.state != "erased" and not logical:
         raise typer.Exit(1)
 
 
@@ -147,19 +149,24 @@ def reindex(
     from memgpt_cli.cli.app import RUNS_ROOT
     from memgpt_cli.config import home
     from memgpt_cli.generation.recall import add_keys
+    from memgpt_cli.memory import Receipt
 
     folder = find_run(run, RUNS_ROOT)
     if background:
         log = home() / "reindex.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        again = [a for a in sys.argv[1:] if a != "--background"]
+        # the address goes by the environment: it may hold a password, and everybody can read a process's arguments
+        words = ["memory", "reindex", "--run", str(folder.resolve()), *(["--keep-old"] if keep_old else [])]
+        given = {"MEMGPT_STORE": store, "MEMGPT_NAMESPACE": namespace, "MEMGPT_KEY_ENV": key_env}
+        environment = {**os.environ, **{k: v for k, v in given.items() if v}}
         with open(log, "a") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "memgpt_cli", *again],
+                [sys.executable, "-m", "memgpt_cli", *words],
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env=environment,
             )
         console().print(f"reindexing in the background (process {process.pid}); {log} tells when it is done")
         return
@@ -168,11 +175,14 @@ def reindex(
     with memory_:
         with progress("adding keys") as report:
             added = add_keys(memory_, owner, encoder, report)
-        retired = 0 if keep_old else memory_.retire(owner)
+        retired = Receipt("erased", 0) if keep_old else memory_.retire(owner)
     if as_json:
-        print_json({"namespace": owner, "added": added, "retired": retired, "fingerprint": memory_.fingerprint})
+        done = {"namespace": owner, "added": added, "fingerprint": memory_.fingerprint}
+        print_json({**done, "retired": retired.entries, "pending": retired.reason})
     else:
-        console().print(f"'{owner}': {added:,} keys of {Path(folder).name} added, {retired:,} of other models erased")
+        late = f", not yet from the files: {retired.reason}" if retired.reason else ""
+        said = f"'{owner}': {added:,} keys of {Path(folder).name} added, {retired.entries:,} of other models erased{late}"
+        console().print(said, markup=False)
 
 
 @memory.command("serve-check", epilog="Example: `memgpt memory serve-check postgresql://anna@localhost/memory`")
@@ -191,9 +201,9 @@ def serve_check(
     else:
         out = console()
         for name, value in capabilities.items():
-            out.print(f"[dim]{name:<14}[/] {value if not isinstance(value, list) else ', '.join(value)}", highlight=False)
+            out.print(f"{name:<14} {value if not isinstance(value, list) else ', '.join(value)}", style="dim", markup=False)
         for step in steps:
             mark = "[green]✓[/]" if step.ok else "[red]✗[/]"
-            out.print(f"{mark} {step.name:<26} {step.ms:8.1f} ms  {step.note}")
+            out.print(f"{mark} {step.name:<32} {step.ms:8.1f} ms  {shown(step.note)}")
     if not all(s.ok for s in steps):
         raise typer.Exit(1)

@@ -44,8 +44,10 @@ def add(
     if kind not in KINDS:
         raise UsageError(f"--kind {kind} is no kind of entry.{did_you_mean(kind, KINDS)}")
     texts = [line.rstrip("\n") for line in sys.stdin if line.strip()] if text == "-" else [text]
+    if not texts:
+        raise UsageError("nothing to remember: standard input is empty")
     entries = [entry_from(t, kind) for t in texts]
-    memory_, owner, encoder = open_memory(store, namespace, key_env, run)
+    memory_, owner, encoder = open_memory(store, namespace, key_env, run, create=True)
     origin = {"who": user_name(), "when": now()}
     with memory_:
         if encoder is not None:
@@ -83,7 +85,7 @@ def import_(
     bundles = [p for p in paths if bundle.is_bundle(p)]
     files, left = find_documents([p for p in paths if p not in bundles])
     cut = Cut(chars, overlap)
-    memory_, owner, encoder = open_memory(store, namespace, key_env, run)
+    memory_, owner, encoder = open_memory(store, namespace, key_env, run, create=True)
     counts = {"files": len(files), "entries": 0, "new": 0, "forgotten": 0, "skipped_files": len(left)}
     problems: list[str] = []
     with memory_:
@@ -92,6 +94,7 @@ def import_(
                 written = bundle.load(memory_, owner, folder, report)
                 counts["entries"] += len(written.ids)
                 counts["new"] += written.new
+                counts["forgotten"] += written.forgotten
             for file in files:
                 report(file.name, counts["entries"])
                 _import_file(memory_, owner, file, cut, counts, problems, report)
@@ -160,21 +163,28 @@ def edit(
     as_json: Json = False,
 ) -> None:
     """Change an entry. Its old text is erased; keys are made anew by --run, or by `memgpt memory reindex`."""
+    from memgpt_cli.data.sources.dialogue import render_turn
     from memgpt_cli.memory import Item
-    from memgpt_cli.schema import entry_from
+    from memgpt_cli.schema import Entry, entry_from
 
     new = sys.stdin.read().strip() if text == "-" else text
     memory_, owner, encoder = open_memory(store, namespace, key_env, run)
     with memory_:
         (old,) = all_found(memory_.get(owner, [id]), [id], owner)
-        entry = entry_from(new, "note" if old.kind == "fact" else old.kind)
-        meta = {**{k: v for k, v in old.meta.items() if k not in ("triple", "terms", "said")}, **entry.meta}
+        meta = {k: v for k, v in old.meta.items() if k not in ("triple", "terms")}
+        if old.kind == "turn" and "said" in old.meta:  # a chat goes on from what was said
+            said = new.removeprefix(f"{old.meta['speaker']}: ")
+            entry = Entry(render_turn(old.meta["speaker"], said), "turn", {"said": said})
+        else:
+            entry = entry_from(new, "note" if old.kind == "fact" else old.kind)
+        meta |= entry.meta
         key = encoder.keys([entry.text]).numpy()[0] if encoder is not None else None
         done = memory_.edit(owner, id, Item(entry.text, entry.kind, meta, key=key, searchable=old.searchable), if_version)
     if as_json:
-        print_json(done.as_dict())
+        print_json({**done.entry.as_dict(), "pending": done.pending})
     else:
-        console().print(f"entry {id} is at version {done.version}")
+        late = f"; its old text is not yet erased: {done.pending}" if done.pending else ""
+        console().print(f"entry {id} is at version {done.entry.version}{late}", markup=False)
 
 
 @memory.command(epilog="Example: `memgpt memory forget 12 13`; `memgpt memory forget --where source=old.md --yes`")
@@ -190,6 +200,7 @@ def forget(
 ) -> None:
     """Forget entries for good: their text, words, keys and codes are erased from every file of the store."""
     from memgpt_cli.errors import UsageError
+    from memgpt_cli.memory import Receipt
 
     if sum((bool(ids), bool(where), everything)) != 1:
         raise UsageError("forget what? Ids, --where CONDITION, or --all: one of them")
@@ -200,7 +211,7 @@ def forget(
         chosen = None if everything else list(ids or ()) or [e.id for e in memory_.all(owner, to_filter(where))]
         count = memory_.stats(owner)["entries"] if chosen is None else len(chosen)
         if not count and not everything:
-            console(stderr=as_json).print("nothing fits that condition: nothing forgotten")
+            say_receipt(Receipt("erased", 0), "nothing fits that condition: nothing forgotten", as_json)
             return
         if not yes:
             _ask(memory_.list(owner, limit=5) if chosen is None else memory_.get(owner, chosen[:5]), count, owner)
@@ -218,5 +229,5 @@ def _ask(some: "list[Stored]", count: int, owner: str) -> None:
     out.print(entry_table(some))
     if count > len(some):
         out.print(f"[dim]… and {count - len(some):,} more[/]")
-    if not typer.confirm(f"Forget these {count:,} entries of '{owner}' for good?"):
+    if not typer.confirm(f"Forget these {count:,} entries of '{owner}' for good?", err=True):
         raise typer.Exit(1)

@@ -18,8 +18,9 @@ from typing import Any
 
 from memgpt_cli.data.sources.chunks import overlapping
 from memgpt_cli.data.sources.lines import open_bytes, parse_json, read_text_file
-from memgpt_cli.errors import DataError, UsageError
-from memgpt_cli.memory import Item
+from memgpt_cli.errors import DataError, StoreError, UsageError
+from memgpt_cli.memory import Item, Row
+from memgpt_cli.memory.records import as_json, check_row
 from memgpt_cli.schema import KINDS, render_triple
 
 Read = Iterator[Item | DataError]
@@ -38,7 +39,7 @@ class Cut:
 
 
 def find_documents(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Files that can be read, folders searched; and those in folders that cannot.
+    """Files that can be read, folders searched (hidden files and stores left out); and those in folders that cannot.
 
     Raises:
         UsageError: a path that is not there, or a file named whose kind is not known.
@@ -47,8 +48,9 @@ def find_documents(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     left: list[Path] = []
     for path in paths:
         if path.is_dir():
-            for file in sorted(p for p in path.rglob("*") if p.is_file() and not any(x.startswith(".") for x in p.parts)):
-                (found if _suffix(file) in READERS else left).append(file)
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                if not any(part.startswith(".") for part in file.relative_to(path).parts) and ".sqlite" not in file.name:
+                    (found if _suffix(file) in READERS else left).append(file)
         elif not path.exists():
             raise UsageError(f"{path}: no such file or folder")
         elif _suffix(path) not in READERS:
@@ -65,11 +67,22 @@ def _suffix(path: Path) -> str:
 def read_document(path: Path, cut: Cut) -> Read:
     """The entries of one file, in order, and what could not be read of it."""
     try:
-        yield from READERS[_suffix(path)](path, cut)
+        for found in READERS[_suffix(path)](path, cut):
+            yield found if isinstance(found, DataError) else _checked(found, path)
     except DataError as error:
         yield error.at(path)
-    except (OSError, EOFError) as error:
-        yield DataError(f"cannot be read: {error}", path)
+    except Exception as error:  # parsers and unpackers raise what they like; one file must not lose the others
+        yield DataError(f"cannot be read: {error or type(error).__name__}", path)
+
+
+def _checked(item: Item, path: Path) -> Item | DataError:
+    """The item, or why no store could keep it."""
+    try:
+        check_row(Row(item.text, item.kind, item.meta, [item.provenance], "", ""))
+        as_json(item.meta).encode()
+    except (StoreError, UnicodeEncodeError) as error:
+        return DataError(str(error), path, item.provenance.get("line"))
+    return item
 
 
 def _chunks(text: str, path: Path, cut: Cut, **origin: Any) -> Iterator[Item]:
@@ -111,7 +124,6 @@ def _csv(path: Path, cut: Cut) -> Read:
             return
         except csv.Error as error:
             yield DataError(f"broken CSV: {error}", path, reader.line_num)
-            return
         except DataError as error:
             yield error
 

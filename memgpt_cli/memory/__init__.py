@@ -2,6 +2,6 @@
 
 from memgpt_cli.memory.opening import open_store
 from memgpt_cli.memory.protocol import Store
-from memgpt_cli.memory.records import Filter, Hit, Item, Limits, Receipt, Row, Stored, Written
+from memgpt_cli.memory.records import Edited, Filter, Hit, Item, Limits, Receipt, Row, Stored, Written
 
-__all__ = ["Filter", "Hit", "Item", "Limits", "Receipt", "Row", "Store", "Stored", "Written", "open_store"]
+__all__ = ["Edited", "Filter", "Hit", "Item", "Limits", "Receipt", "Row", "Store", "Stored", "Written", "open_store"]

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,17 @@ def export(store: Store, namespace: str, folder: Path, report: Report = lambda s
     """
     if folder.exists():
         raise StoreError(f"{folder} is there already: an export never replaces anything")
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = folder
     try:
-        unfinished.mkdir(parents=True, mode=0o700)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         count = _write(store, namespace, unfinished, report)
         unfinished.rename(folder)
     except OSError as error:
         raise StoreError(f"{folder} cannot be written: {error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished != folder:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return count
 
 

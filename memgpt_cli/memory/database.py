@@ -8,6 +8,7 @@ An encrypted file's layer stands in that one's way: there, forgetting rewrites t
 """
 
 import contextlib
+import fcntl
 import os
 import sys
 import threading
@@ -80,18 +81,39 @@ class Database:
         key: of the encryption; empty for a plain file. Kept in this process only.
     """
 
-    def __init__(self, path: Path, key: str = "") -> None:
+    def __init__(self, path: Path, key: str = "", create: bool = True) -> None:
         self.path, self._key, self.encrypted = path, key, bool(key)
         self._lock = threading.RLock()
         self._clearing: apsw.Connection | None = None
-        created = not path.exists()
+        if not create and not path.exists():
+            raise StoreError(f"no memory store at {path}: `memgpt memory add` or `import` makes one, --store names another")
         with self.errors("cannot be opened as a memory store"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if created:
+            if path.exists() and path.stat().st_size:
+                self._look()
+                self.connection: Connection = self._connect()
+                return
+            # one process at a time: the first page of an encrypted file is written in two steps
+            turn = os.open(path.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(turn, fcntl.LOCK_EX)
                 path.touch(mode=0o600)
-            self.connection: Connection = self._connect()
-        with contextlib.suppress(OSError):
-            path.chmod(0o600)
+                self.connection = self._connect()
+            finally:
+                os.close(turn)
+
+    def _look(self) -> None:
+        """Reads a little before anything is written: a file that is none of ours stays as it is."""
+        db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            db.set_busy_timeout(BUSY_S * 1000)
+            if self._key:
+                db.pragma("key", self._key)
+            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master").fetchall()]
+            if tables and not db.pragma("user_version"):
+                raise StoreError(f"{self.path} is a SQLite file, but no memory store")
+        finally:
+            db.close()
 
     def _connect(self, layer: str | None = None) -> apsw.Connection:
         db = apsw.Connection(str(self.path), vfs=layer)
@@ -163,7 +185,8 @@ class Database:
                     self.connection.execute("ROLLBACK")
                 raise
         if self.log_bytes > CHECKPOINT_BYTES:
-            self.checkpoint(wait=False)
+            with contextlib.suppress(StoreError):  # what was written is in the log
+                self.checkpoint(wait=False)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -198,7 +221,7 @@ class Database:
                 self._clearing.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except (apsw.BusyError, apsw.LockedError):
                 return False
-            return self.log_bytes == 0
+            return True
 
     def erase(self) -> bool:
         """Leaves no byte of what is deleted in any file; False where a reader's snapshot still needs it."""

@@ -16,6 +16,7 @@ CREATE TABLE entries (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, hash BLOB NOT
   searchable INTEGER NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL, meta TEXT NOT NULL,
   provenance TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ns, hash));
 CREATE INDEX entries_ns ON entries (ns);
+CREATE INDEX entries_silent ON entries (ns) WHERE NOT searchable;
 """
 OLDEST = "SELECT id, length(CAST(text AS BLOB)) FROM entries WHERE ns=? ORDER BY created, id"
 _COLUMNS = "id, text, kind, meta, provenance, created, updated, version, searchable"
@@ -56,6 +57,12 @@ def select(db: Connection, ns: int, where: Filter | None) -> list[int]:
         return [e.id for e in rows(db, ns, where)]
     conditions, values = _conditions(where)
     return [id for (id,) in db.execute(f"SELECT id FROM entries WHERE ns=?{conditions} ORDER BY id", (ns, *values))]
+
+
+def silent(db: Connection, ns: int) -> list[Stored]:
+    """Entries that are kept, but never found."""
+    query = f"SELECT {_COLUMNS} FROM entries WHERE ns=? AND NOT searchable ORDER BY id"
+    return [_stored(row) for row in db.execute(query, (ns,))]
 
 
 def unkeyed(db: Connection, ns: int, encoder: int, after: int, limit: int) -> list[Stored]:

@@ -5,6 +5,7 @@ another process changes is seen by the namespace's `rev`: new rows by their larg
 the table `changes`; keys added later to old entries (`late`) load the index anew.
 """
 
+import glob
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -145,6 +146,11 @@ class Keys:
         db.executemany("INSERT INTO changes VALUES (?,?,?)", ((ns, rev, id) for id in ids))
         db.execute("DELETE FROM changes WHERE ns=? AND rev<=?", (ns, rev - LOG_OF_CHANGES))
 
+    def has(self, db: Connection, ns: int, fingerprint: str, id: int) -> bool:
+        """Whether an entry has a key of the encoder."""
+        query = "SELECT 1 FROM codes JOIN encoders e ON encoder=e.id WHERE ns=? AND fingerprint=? AND codes.id=?"
+        return bool(db.execute(query, (ns, fingerprint, id)).get)
+
     # reading
 
     @staticmethod
@@ -233,7 +239,10 @@ class Keys:
         if found is None:
             words = code_type(encoder.dim)["bits"].shape[0]
             state = {"mark": self.mark, "rev": rev, "late": late}
-            mapped.build(path, state, count, words, self._load_codes(db, ns, encoder))
+            try:
+                mapped.build(path, state, count, words, self._load_codes(db, ns, encoder))
+            except OSError as error:
+                raise StoreError(f"{path} cannot be written: {error}") from error
             found = mapped.load(path, self.mark)
         if found is None:
             raise StoreError(f"{path} cannot be read back: is the disk full?")
@@ -270,11 +279,14 @@ class Keys:
         return self.path.with_name(f"{self.path.name}-codes-{ns}-{encoder}")
 
     def mapped_files(self) -> list[Path]:
-        return sorted(self.path.parent.glob(f"{self.path.name}-codes-*"))
+        return sorted(self.path.parent.glob(f"{glob.escape(self.path.name)}-codes-*"))
 
     def erase_mapped(self, ns: int, ids: Sequence[int]) -> None:
-        for path in self.path.parent.glob(f"{self.path.name}-codes-{ns}-*"):
-            mapped.erase(path, ids)
+        for path in self.mapped_files():
+            if path.suffix == mapped.UNFINISHED:  # left by a killed process: who builds now has seen what is forgotten
+                mapped.discard([path])
+            elif path.name.startswith(f"{self.path.name}-codes-{ns}-"):
+                mapped.erase(path, ids)
 
     def check(self, db: Connection) -> Iterator[str]:
         """What is wrong with keys and codes."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from memgpt_cli.memory.index import Codes
 
 MAPPED_ROWS = 4_000_000
 _HEADER = 4096
+UNFINISHED = ".part"
 
 
 def _layout(n: int, words: int) -> list[tuple[type, tuple[int, ...], int]]:
@@ -29,9 +31,8 @@ def _open(path: Path, n: int, words: int, mode: Any) -> list[np.ndarray]:
 
 def build(path: Path, state: dict[str, Any], n: int, words: int, chunks: Iterator[np.ndarray]) -> None:
     """Writes the file for `n` codes that come in chunks, ascending by id; it appears whole or not at all."""
-    unfinished = path.with_name(path.name + ".part")
-    with open(unfinished, "wb") as file:
-        os.chmod(unfinished, 0o600)
+    unfinished = path.with_name(f"{path.name}-{secrets.token_hex(4)}{UNFINISHED}")
+    with open(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(json.dumps({**state, "n": n, "words": words}).encode().ljust(_HEADER))
         kind, shape, offset = _layout(n, words)[-1]
         file.truncate(offset + int(np.prod(shape)) * np.dtype(kind).itemsize)

@@ -25,16 +25,19 @@ def key_from(name: str) -> str:
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
     scheme, sign, rest = url.partition("://")
-    login, at, place = rest.rpartition("@")
-    return f"{scheme}{sign}{login.partition(':')[0]}{at}{place}" if at else url
+    place, mark, query = rest.partition("?")
+    login, at, host = place.rpartition("@")
+    kept = [part for part in query.split("&") if part and not part.lower().partition("=")[0].endswith("password")]
+    return f"{scheme}{sign}{login.partition(':')[0]}{at}{host}{mark if kept else ''}{'&'.join(kept)}" if sign else url
 
 
-def open_store(url: str = "", fingerprint: str = "", key_env: str = "") -> Store:
+def open_store(url: str = "", fingerprint: str = "", key_env: str = "", create: bool = True) -> Store:
     """The store at a path, `sqlite:///path` or `postgresql://…`; the user's own where `url` is empty.
 
     Args:
         fingerprint: of the encoder whose keys are written and searched; without one only words are searched.
         key_env: the environment variable that holds the key of an encrypted store.
+        create: make the file where there is none.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -53,4 +56,4 @@ def open_store(url: str = "", fingerprint: str = "", key_env: str = "") -> Store
     if sign and not rest.startswith("/"):
         raise UsageError(f"{url}: expected three slashes and a path, sqlite:///{rest}, or four where it begins at the root")
     path = Path(rest[1:] if sign else url).expanduser()
-    return SqliteStore(path if str(path) != "." else home() / "memory.sqlite", fingerprint, key)
+    return SqliteStore(path if str(path) != "." else home() / "memory.sqlite", fingerprint, key, create)

@@ -21,7 +21,7 @@ from memgpt_cli.memory.index import ExactIndex
 from memgpt_cli.memory.lexical import query_terms
 from memgpt_cli.memory.postgres_server import COLUMNS, KEPT, Namespace, Server, pairs_and_characters
 from memgpt_cli.memory.protocol import Entries, Fetch, Found, Problems, Rankings, Store
-from memgpt_cli.memory.records import Filter, Item, Limits, Receipt, Row, Stored, Written, as_json
+from memgpt_cli.memory.records import Edited, Filter, Item, Limits, Receipt, Row, Stored, Written, as_json
 
 
 class PostgresStore(Server, Store):
@@ -62,7 +62,7 @@ class PostgresStore(Server, Store):
             grown = sum(records.text_bytes(row.text) for row in new.values())
             self._count(ns, len(new), grown)
             forgotten = self._make_room(namespace, set(numbers))
-        return Written(numbers, len(new), forgotten)
+        return Written(numbers, len(new), forgotten, self._why_pending() if forgotten else "")
 
     def _insert(self, ns: Namespace, new: list[tuple[int, bytes, Row, list[dict[str, Any]]]]) -> None:
         query = "INSERT INTO memgpt.entries VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
@@ -92,7 +92,7 @@ class PostgresStore(Server, Store):
         with self._db.cursor() as cursor:
             cursor.executemany(query, [(ns.id, encoder, id, self._as_key(ns, key)) for id, key in zip(ids, keys, strict=True)])
 
-    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
+    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable))
         with self._writing() as db:
             ns = self._namespace(namespace, lock=True)
@@ -127,7 +127,7 @@ class PostgresStore(Server, Store):
             self._count(ns, 0, size - records.text_bytes(old.text), pending=True)
             self._make_room(namespace, {id})
             (new,) = self._fetch(ns, [id])
-        return new
+        return Edited(new, self._why_pending())
 
     # forgetting
 
@@ -144,8 +144,9 @@ class PostgresStore(Server, Store):
             sealed = db.execute("SELECT sealed FROM memgpt.namespaces WHERE id=%s", (ns.id,)).fetchone()[0]
             if everything:
                 db.execute("DELETE FROM memgpt.namespaces WHERE id=%s", (ns.id,))
+                self._doom(f"{name}-{sealed}")
         if everything and self._keys:
-            self._keys.destroy(f"{name}-{sealed}")
+            self._destroy_doomed()
             return Receipt("erased", gone)
         return Receipt("pending", gone, self._why_pending()) if gone or everything else Receipt("erased", 0)
 
@@ -155,6 +156,9 @@ class PostgresStore(Server, Store):
         return f"deleted, but {KEPT}; only an encrypted store (--key-env) can forget there"
 
     def _delete(self, ns: Namespace, ids: Sequence[int]) -> int:
+        silent = f"SELECT {COLUMNS} FROM memgpt.entries WHERE ns=%s AND NOT searchable ORDER BY id"
+        if ids and (kept := [self._stored(ns, row) for row in self._db.execute(silent, (ns.id,))]):
+            ids = sorted({*ids, *records.echoes(self._fetch(ns, ids), kept)})
         query = "DELETE FROM memgpt.entries WHERE ns=%s AND id = ANY(%s) RETURNING size"
         sizes = [s for (s,) in self._db.execute(query, (ns.id, list(ids)))]
         self._delete_keys(ns, ids)
@@ -317,15 +321,15 @@ class PostgresStore(Server, Store):
             i for (i,) in self._db.execute(f"SELECT id FROM {self._table(ns)} WHERE ns=%s AND encoder=%s", (ns.id, encoder))
         }
 
-    def retire(self, namespace: str) -> int:
+    def retire(self, namespace: str) -> Receipt:
         with self._writing() as db:
             ns = self._namespace(namespace, lock=True)
             if ns is None:
-                return 0
+                return Receipt("erased", 0)
             mine = self._encoders().get(self.fingerprint, (0, 0))[0]
             gone = db.execute(f"DELETE FROM {self._table(ns)} WHERE ns=%s AND encoder<>%s", (ns.id, mine)).rowcount
-            self._count(ns, 0, 0, pending=True)
-            return int(gone)
+            self._count(ns, 0, 0, pending=bool(gone))
+        return Receipt("pending", gone, self._why_pending()) if gone else Receipt("erased", 0)
 
     def keys(self, namespace: str, ids: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
         with self._reading() as db:
@@ -418,6 +422,7 @@ class PostgresStore(Server, Store):
             with self._errors("could not be rewritten"):
                 for table in ("entries", "keys", "sealed_keys", "namespaces"):
                     self._db.execute(f"VACUUM FULL memgpt.{table}")
+                self._db.execute("UPDATE memgpt.namespaces SET pending=false")
             return Receipt("pending", 0, self._why_pending())
         with self._errors("could not be read"):
             names = [n for (n,) in self._db.execute("SELECT name FROM memgpt.namespaces WHERE pending ORDER BY id").fetchall()]
@@ -449,7 +454,8 @@ class PostgresStore(Server, Store):
                 query = "UPDATE memgpt.sealed_keys SET key=%s WHERE ns=%s AND encoder=%s AND id=%s"
                 db.execute(query, (sealed, ns.id, encoder, id))
             db.execute("UPDATE memgpt.namespaces SET sealed=%s, pending=false, rev=rev+1 WHERE id=%s", (number, ns.id))
-        self._keys.destroy(f"{name}-{old}")
+            self._doom(f"{name}-{old}")
+        self._destroy_doomed()
 
     def snapshot(self, path: Path) -> None:
         raise StoreError("a PostgreSQL store is copied by the server's own tools: pg_dump --schema=memgpt")

@@ -21,6 +21,7 @@ PARTITIONS = 16
 _TABLES = """
 CREATE SCHEMA memgpt;
 CREATE TABLE memgpt.meta (name text PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE memgpt.doomed_keys (name text PRIMARY KEY);
 CREATE SEQUENCE memgpt.ids;
 CREATE TABLE memgpt.namespaces (id serial PRIMARY KEY, name text NOT NULL UNIQUE, rev bigint NOT NULL DEFAULT 0,
   entries bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, limits text NOT NULL DEFAULT '{}',
@@ -85,6 +86,13 @@ class Server:
             self._db.close()
             raise
         self._keys = KeyFolder(key, self._salt) if key else None
+        try:
+            with self._errors("cannot be opened"):
+                self._check_key()
+                self._destroy_doomed()
+        except BaseException:
+            self._db.close()
+            raise
 
     def _open(self) -> tuple[bytes, str]:
         """The store's salt, and pgvector's version (empty where the server has none)."""
@@ -105,6 +113,33 @@ class Server:
                                      "WHERE attrelid='memgpt.keys'::regclass AND attname='key'").fetchone()[1]  # fmt: skip
             version = self._db.execute("SELECT extversion FROM pg_extension WHERE extname='vector'").fetchone()
             return bytes(meta["salt"]), version[0] if version and typed != "bytea" else ""
+
+    def _check_key(self) -> None:
+        """Refuses another key than the store was made with, none where there was one, and one where there was none."""
+        proof = self._keys.proof() if self._keys else b"plain"
+        self._db.execute("INSERT INTO memgpt.meta VALUES ('key', %s) ON CONFLICT DO NOTHING", (proof,))
+        made_with = bytes(self._db.execute("SELECT value FROM memgpt.meta WHERE name='key'").fetchone()[0])
+        if made_with != proof:
+            raise StoreError(
+                f"{self.url} is not encrypted: leave --key-env out, or export it and import it into a new store"
+                if made_with == b"plain"
+                else f"{self.url} was sealed with another key"
+                if self._keys
+                else f"{self.url} is encrypted: name the environment variable that holds its key (memory.key_env, --key-env)"
+            )
+
+    def _doom(self, key: str) -> None:
+        """Notes, within a transaction, that a key is to be destroyed once it is done, whatever happens in between."""
+        if self._keys:
+            self._db.execute("INSERT INTO memgpt.doomed_keys VALUES (%s) ON CONFLICT DO NOTHING", (key,))
+
+    def _destroy_doomed(self) -> None:
+        if self._keys is None:
+            return
+        with self._errors("could not be read"):
+            for (name,) in self._db.execute("SELECT name FROM memgpt.doomed_keys").fetchall():
+                self._keys.destroy(name)
+                self._db.execute("DELETE FROM memgpt.doomed_keys WHERE name=%s", (name,))
 
     def close(self) -> None:
         self._db.close()

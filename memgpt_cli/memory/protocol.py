@@ -10,7 +10,7 @@ import numpy as np
 
 from memgpt_cli.errors import StoreError
 from memgpt_cli.memory.lexical import fuse
-from memgpt_cli.memory.records import Filter, Hit, Item, Limits, Receipt, Row, Stored, Written, now
+from memgpt_cli.memory.records import Edited, Filter, Hit, Item, Limits, Receipt, Row, Stored, Written, now
 
 Entries: TypeAlias = list[Stored]  # `list` is a method of a store
 Hits: TypeAlias = list[list[Hit]]
@@ -98,7 +98,7 @@ class Store(ABC):
         """Rankings by key and by word (empty where not asked for), and how to fetch entries, all of one moment."""
 
     @abstractmethod
-    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
+    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         """Replaces text, kind, meta and key of an entry; its origins stay. The old bytes are erased as by `forget`.
 
         Raises:
@@ -122,8 +122,8 @@ class Store(ABC):
         """Adds this encoder's keys beside those of others; entries whose text has changed meanwhile are left out."""
 
     @abstractmethod
-    def retire(self, namespace: str) -> int:
-        """Erases the keys of other encoders; returns how many."""
+    def retire(self, namespace: str) -> Receipt:
+        """Erases the keys of other encoders; `entries` counts them."""
 
     @abstractmethod
     def keys(self, namespace: str, ids: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:

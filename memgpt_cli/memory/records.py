@@ -67,6 +67,15 @@ class Written:
     ids: list[int]
     new: int
     forgotten: int = 0
+    pending: str = ""  # why the bytes of what was forgotten are not yet erased; empty where they are
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What `edit` made of an entry; `pending` says why the old bytes are not yet erased, empty where they are."""
+
+    entry: Stored
+    pending: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,17 @@ class Limits:
     def __post_init__(self) -> None:
         if self.on_full not in ("refuse", "forget_oldest"):
             raise ConfigError(f"on_full is '{self.on_full}', expected refuse or forget_oldest")
-        if min(self.max_entries, self.max_bytes, self.max_age_days) < 0:
-            raise ConfigError("a limit is below 0; 0 sets none")
+        if min(self.max_entries, self.max_bytes) < 0 or not 0 <= self.max_age_days <= 36500:
+            raise ConfigError("a limit is below 0, or an age above 36,500 days; 0 sets none")
+
+
+def _moment(name: str, value: str) -> str:
+    """A date or time as entries carry it, so that the two compare as text: UTC where it says no zone."""
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise UsageError(f"{name}={value} is no date: expected 2026-01-31 or 2026-01-31T12:00:00") from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -119,15 +137,12 @@ class Filter:
                 raise UsageError(f"'{condition}' is no condition: expected name=value, such as kind=note, or text~words")
             if name in ORIGIN:
                 origin.append((name, value))
-            elif name in ("kind", "since", "before", "text"):
+            elif name in ("since", "before"):
+                found[name] = _moment(name, value)
+            elif name in ("kind", "text"):
                 found["contains" if name == "text" else name] = value
             else:
                 raise UsageError(f"'{name}' is no condition.{did_you_mean(name, ('kind', 'text', 'since', 'before', *ORIGIN))}")
-            if name in ("since", "before"):
-                try:
-                    datetime.fromisoformat(value)
-                except ValueError:
-                    raise UsageError(f"{name}={value} is no date: expected 2026-01-31 or 2026-01-31T12:00:00") from None
         return cls(origin=tuple(origin), **found)
 
     def matches(self, entry: Stored) -> bool:
@@ -287,6 +302,12 @@ def check_edit(namespace: str, id: int, old: Stored | None, if_version: int | No
     if if_version is not None and old.version != if_version:
         raise StoreError(f"entry {id} is at version {old.version}, not {if_version}: somebody else has edited it")
     return old
+
+
+def echoes(forgotten: Iterable[Stored], silent: Iterable[Stored]) -> list[int]:
+    """Ids of silent entries that only say again what is forgotten: no copy of it is to stay."""
+    said = {e.meta.get("said", e.text).strip() for e in forgotten}
+    return [e.id for e in silent if e.meta.get("said", e.text).strip() in said]
 
 
 def check_choice(ids: object, where: object, everything: bool) -> None:

@@ -67,6 +67,10 @@ class KeyFolder:
         """What the server calls a namespace, whose own name may be somebody's."""
         return base64.b32encode(self._master.mark(b"ns" + namespace.encode())).decode().rstrip("=").lower()
 
+    def proof(self) -> bytes:
+        """Tells whether two passphrases are the same one, and nothing else."""
+        return self._master.mark(b"proof")
+
     def create(self, name: str) -> None:
         """Makes a key; there must be none of this name."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

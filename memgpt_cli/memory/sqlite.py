@@ -16,9 +16,10 @@ from memgpt_cli.memory import entries, inspection, keys, mapped, records, words
 from memgpt_cli.memory.database import Connection, Database
 from memgpt_cli.memory.keys import Keys
 from memgpt_cli.memory.protocol import Entries, Fetch, Problems, Rankings, Store
-from memgpt_cli.memory.records import Filter, Item, Limits, Receipt, Row, Stored, Written, as_json, text_bytes
+from memgpt_cli.memory.records import Edited, Filter, Item, Limits, Receipt, Row, Stored, Written, as_json, text_bytes
 
 FORMAT = 2
+_PENDING = "UPDATE meta SET value=value+1 WHERE name='pending'"
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL DEFAULT 0,
@@ -38,9 +39,9 @@ class _Namespace:
 class SqliteStore(Store):
     """See `Store`. `key` encrypts the file; it is kept in this process only."""
 
-    def __init__(self, path: Path, fingerprint: str = "", key: str = "") -> None:
+    def __init__(self, path: Path, fingerprint: str = "", key: str = "", create: bool = True) -> None:
         self.path, self.url, self.fingerprint = path, str(path), fingerprint
-        self._db = Database(path, key)
+        self._db = Database(path, key, create)
         try:
             with self._db.errors("cannot be opened as a memory store"):
                 self._salt = self._open()
@@ -113,9 +114,8 @@ class SqliteStore(Store):
             keyed = [(id, row) for id, row in zip(ids, rows, strict=True) if row.keys and row.searchable]
             self._add_keys(db, ns, keyed, new[0][0] if new else 1 << 62)
             victims = self._make_room(db, namespace, ids)
-        if victims:
-            self._finish_erasing(ns.id, victims)
-        return Written(ids, len(new), len(victims))
+        pending = self._finish_erasing(ns.id, victims) if victims else ""
+        return Written(ids, len(new), len(victims), pending)
 
     def _add_keys(self, db: Connection, ns: _Namespace, rows: Sequence[tuple[int, Row]], first_new: int) -> None:
         for fingerprint in dict.fromkeys(mark for _, row in rows for mark in row.keys):
@@ -126,7 +126,7 @@ class SqliteStore(Store):
             ids = sorted(mine)
             self._keys.write(db, ns.id, fingerprint, ids, records.check_keys([mine[i] for i in ids]), late=ids[0] < first_new)
 
-    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Stored:
+    def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         keys = {} if item.key is None or not item.searchable else {self.fingerprint: item.key}
         row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable, keys))
         with self._db.writing() as db:
@@ -139,6 +139,7 @@ class SqliteStore(Store):
             twin = db.execute("SELECT id FROM entries WHERE ns=? AND hash=? AND id<>?", (ns.id, hash, id)).fetchone()
             if twin:
                 raise StoreError(f"entry {twin[0]} says the same already: forget one of the two")
+            had_key = self._keys.has(db, ns.id, self.fingerprint, id)
             self._remove_search(db, ns.id, [old])
             db.execute(
                 "UPDATE entries SET text=?, kind=?, meta=?, hash=?, updated=?, version=version+1, searchable=? WHERE id=?",
@@ -147,11 +148,10 @@ class SqliteStore(Store):
             if row.searchable:
                 words.add(db, ns.id, [(id, row.text)])
             self._changed(db, ns.id, [id], 0, text_bytes(row.text) - text_bytes(old.text))
-            self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=1 << 62)
+            self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=id if had_key else 1 << 62)
             (new,) = entries.fetch(db, ns.id, [id])
             victims = self._make_room(db, namespace, [id])
-        self._finish_erasing(ns.id, [id, *victims])
-        return new
+        return Edited(new, self._finish_erasing(ns.id, [id, *victims]))
 
     # forgetting
 
@@ -168,7 +168,7 @@ class SqliteStore(Store):
                 for table in ("codebooks", "codes", "changes"):
                     db.execute(f"DELETE FROM {table} WHERE ns=?", (ns.id,))
                 db.execute("DELETE FROM namespaces WHERE id=?", (ns.id,))
-                db.execute("UPDATE meta SET value=1 WHERE name='pending'")
+                db.execute(_PENDING)
         reason = self._finish_erasing(ns.id, gone) if gone or everything else ""
         return Receipt("pending" if reason else "erased", len(gone), reason)
 
@@ -178,8 +178,11 @@ class SqliteStore(Store):
         many = len(ids) > words.MANY
         if many:
             words.begin_removing_many(db)
+        silent = entries.silent(db, ns.id)
         for first in range(0, len(ids), 5000):
             old = entries.fetch(db, ns.id, ids[first : first + 5000])
+            there = {e.id for e in old}
+            old += [e for e in entries.fetch(db, ns.id, records.echoes(old, silent)) if e.id not in there]
             self._remove_search(db, ns.id, old)
             db.executemany("DELETE FROM entries WHERE id=?", ((e.id,) for e in old))
             self._changed(db, ns.id, [e.id for e in old], -len(old), -sum(text_bytes(e.text) for e in old))
@@ -198,18 +201,27 @@ class SqliteStore(Store):
         """Tells the indices of every process that these ids are gone or new."""
         query = "UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=? RETURNING rev"
         self._keys.log(db, ns, db.execute(query, (entries, size, ns)).get, ids)
-        db.execute("UPDATE meta SET value=1 WHERE name='pending'")
+        db.execute(_PENDING)
 
     def _finish_erasing(self, ns: int = 0, ids: Sequence[int] | None = None) -> str:
-        """Erases what was deleted from every file of the store; returns why it could not, if it could not."""
-        if not self._db.erase():
-            return "another process is still reading what was there before: `memgpt memory compact` finishes it"
-        if ids is None:
-            mapped.discard(self._keys.mapped_files())
-        else:
-            self._keys.erase_mapped(ns, ids)
-        with self._db.writing() as db:
-            db.execute("UPDATE meta SET value=0 WHERE name='pending'")
+        """Erases what was deleted from every file of the store; returns why it could not, if it could not.
+
+        The deletion itself is done by then, so nothing is raised. `pending` counts deletions: it goes back to 0 only if
+        no other process has deleted meanwhile, and where others had left theirs pending, all mapped files go.
+        """
+        try:
+            with self._db.reading() as db:
+                count = db.execute("SELECT value FROM meta WHERE name='pending'").get
+            if not self._db.erase():
+                return "another process is still reading what was there before: `memgpt memory compact` finishes it"
+            if ids is None or count > 1:
+                mapped.discard(self._keys.mapped_files())
+            else:
+                self._keys.erase_mapped(ns, ids)
+            with self._db.writing() as db:
+                db.execute("UPDATE meta SET value=0 WHERE name='pending' AND value=?", (count,))
+        except StoreError as error:
+            return f"{error}; `memgpt memory compact` finishes it"
         return ""
 
     def _make_room(self, db: Connection, namespace: str, newest: Sequence[int]) -> list[int]:
@@ -296,7 +308,7 @@ class SqliteStore(Store):
             db.execute("UPDATE namespaces SET rev=rev+1 WHERE id=?", (ns.id,))
             return added
 
-    def retire(self, namespace: str) -> int:
+    def retire(self, namespace: str) -> Receipt:
         retired = 0
         with self._db.writing() as db:
             ns = self._namespace(db, namespace)
@@ -307,10 +319,10 @@ class SqliteStore(Store):
                 self._keys.delete(db, ns.id, ids, encoder)
                 db.execute("DELETE FROM codebooks WHERE ns=? AND encoder=?", (ns.id, encoder.id))
                 retired += len(ids)
-            db.execute("UPDATE meta SET value=1 WHERE name='pending'")
-        if retired:
-            self._finish_erasing()
-        return retired
+            if retired:
+                db.execute(_PENDING)
+        reason = self._finish_erasing() if retired else ""
+        return Receipt("pending" if reason else "erased", retired, reason)
 
     def keys(self, namespace: str, ids: Sequence[int]) -> dict[str, dict[int, np.ndarray]]:
         with self._db.reading() as db:

@@ -1,13 +1,16 @@
 """Trying a store out: every promise once, in a namespace of its own that is gone afterwards."""
 
 import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from memgpt_cli.errors import StoreError
+from memgpt_cli.memory import bundle
 from memgpt_cli.memory.protocol import Store
 from memgpt_cli.memory.records import Item
 
@@ -18,6 +21,11 @@ class Step:
     ok: bool
     ms: float
     note: str = ""
+
+
+def _exports(store: Store, namespace: str) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return bundle.export(store, namespace, Path(folder) / "export")
 
 
 def try_store(store: Store, entries: int = 200) -> list[Step]:
@@ -51,8 +59,9 @@ def try_store(store: Store, entries: int = 200) -> list[Step]:
         step("search by word", lambda: [h.entry.meta["n"] for h in store.search(namespace, texts=["number7"], k=1)[0]] == [7])
         step("search Chinese", lambda: bool(store.search(namespace, texts=["试验7"], k=1)[0]))
         step("another namespace is a wall", lambda: store.get(other, ids) == [] and len(store.list(other)) == 1)
-        step("edit", lambda: store.edit(namespace, ids[0], Item("edited", key=keys[0]), if_version=1).version == 2)
+        step("edit", lambda: store.edit(namespace, ids[0], Item("edited", key=keys[0]), if_version=1).entry.version == 2)
         step("forget", lambda: store.forget(namespace, ids[:10]).entries == 10)
+        step("export", lambda: _exports(store, namespace) == entries - 10)
         step("verify", lambda: store.verify() == [])
     finally:
         step("forget all", lambda: all(store.forget(n, everything=True).entries for n in (namespace, other)))
