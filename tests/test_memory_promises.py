@@ -440,6 +440,20 @@ def test_nothing_is_readable_without_the_key(tmp_path, monkeypatch, capfd):
     assert "correct horse" not in "".join(capfd.readouterr())
 
 
+def test_a_sqlite_that_cannot_encrypt_is_refused(tmp_path, monkeypatch):
+    """The plain `apsw` has the same name, takes a key and ignores it."""
+    from memgpt_cli.memory import database
+
+    class Plain(apsw.Connection):
+        def pragma(self, name, *values):
+            return None if name == "key" else super().pragma(name, *values)
+
+    monkeypatch.setattr(database.apsw, "Connection", Plain)
+    monkeypatch.setenv("SECRET", "x")
+    with pytest.raises(StoreError, match="cannot encrypt"):
+        open_store(str(tmp_path / "m.sqlite"), "e", "SECRET")
+
+
 # 5. many processes
 
 

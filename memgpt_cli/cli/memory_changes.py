@@ -72,6 +72,9 @@ def import_(
     ],
     chars: Annotated[int, typer.Option("--chars", help="Text is cut into chunks of whole sentences, this long at most.")] = 600,
     overlap: Annotated[int, typer.Option("--overlap", help="Sentences that a chunk shares with the one before.")] = 1,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Forget entries of these files that the files no longer hold.")
+    ] = False,
     run: ModelRun = "",
     store: StoreUrl = "",
     namespace: Namespace = "",
@@ -86,8 +89,9 @@ def import_(
     files, left = find_documents([p for p in paths if p not in bundles])
     cut = Cut(chars, overlap)
     memory_, owner, encoder = open_memory(store, namespace, key_env, run, create=True)
-    counts = {"files": len(files), "entries": 0, "new": 0, "forgotten": 0, "skipped_files": len(left)}
+    counts = {"files": len(files), "entries": 0, "new": 0, "forgotten": 0, "stale": 0, "skipped_files": len(left)}
     problems: list[str] = []
+    seen: dict[str, set[int]] = {}  # by file, without those that could not be read whole
     with memory_:
         with progress("importing") as report:
             for folder in bundles:
@@ -97,11 +101,17 @@ def import_(
                 counts["forgotten"] += written.forgotten
             for file in files:
                 report(file.name, counts["entries"])
-                _import_file(memory_, owner, file, cut, counts, problems, report)
+                before = len(problems)
+                ids = _import_file(memory_, owner, file, cut, counts, problems, report)
+                if len(problems) == before:
+                    seen[file.as_posix()] = ids
+            stale = _stale(memory_, owner, seen)
+            counts["stale"] = len(stale)
+            receipt = memory_.forget(owner, stale) if stale and prune else None
         if encoder is not None:
             key_what_is_not(memory_, owner, encoder)
     if as_json:
-        print_json({**counts, "problems": problems})
+        print_json({**counts, "pruned": receipt.entries if receipt else 0, "problems": problems})
     else:
         out = console()
         known = counts["entries"] - counts["new"]
@@ -110,6 +120,10 @@ def import_(
             + (f", {known:,} known already" if known else "")
             + (f"; {counts['forgotten']:,} older ones forgotten to make room" if counts["forgotten"] else "")
         )
+        if receipt:
+            say_receipt(receipt, f"forgot {receipt.entries:,} entries that these files no longer hold", as_json)
+        elif stale:
+            out.print(f"[yellow]{len(stale):,} entries are of earlier versions of these files: --prune forgets them[/]")
         if left:
             kinds = ", ".join(sorted({p.suffix or p.name for p in left})[:8])
             out.print(f"[yellow]{len(left):,} files of other kinds left alone ({kinds})[/]")
@@ -123,16 +137,18 @@ def import_(
 
 def _import_file(
     store: "Store", owner: str, file: Path, cut: Any, counts: dict[str, int], problems: list[str], report: Any
-) -> None:
-    """Puts a file's entries, 2,000 at a time, each time durably."""
+) -> set[int]:
+    """Puts a file's entries, 2,000 at a time, each time durably; returns their ids."""
     from memgpt_cli.data.documents import read_document
     from memgpt_cli.errors import DataError
     from memgpt_cli.memory import Item
 
     items: list[Item] = []
+    ids: set[int] = set()
 
     def flush() -> None:
         written = store.put(owner, items)
+        ids.update(written.ids)
         counts["entries"] += len(written.ids)
         counts["new"] += written.new
         counts["forgotten"] += written.forgotten
@@ -147,6 +163,17 @@ def _import_file(
         if len(items) >= 2000:
             flush()
     flush()
+    return ids
+
+
+def _stale(store: "Store", owner: str, seen: dict[str, set[int]]) -> list[int]:
+    """Entries that came from these files and from nowhere else, and are in them no more."""
+    found = []
+    for entry in store.all(owner) if seen else ():
+        sources = {o.get("source") for o in entry.provenance}
+        if len(sources) == 1 and entry.id not in seen.get(str(*sources), {entry.id}):
+            found.append(entry.id)
+    return found
 
 
 @memory.command(epilog='Example: `memgpt memory edit 12 "Anna\'s cat is called Tim" --if-version 1`')

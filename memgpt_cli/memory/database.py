@@ -107,8 +107,7 @@ class Database:
         db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             db.set_busy_timeout(BUSY_S * 1000)
-            if self._key:
-                db.pragma("key", self._key)
+            self._unlock(db)
             tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master").fetchall()]
             if tables and not db.pragma("user_version"):
                 raise StoreError(f"{self.path} is a SQLite file, but no memory store")
@@ -119,8 +118,7 @@ class Database:
         db = apsw.Connection(str(self.path), vfs=layer)
         try:
             db.set_busy_timeout(BUSY_S * 1000)
-            if self._key:
-                db.pragma("key", self._key)
+            self._unlock(db)
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
             db.execute(f"PRAGMA page_size={PAGE}")
@@ -138,6 +136,13 @@ class Database:
             db.close()
             raise
         return db
+
+    def _unlock(self, db: Connection) -> None:
+        """Gives the connection the key; raises StoreError where this SQLite would take it and encrypt nothing."""
+        if self._key and db.pragma("key", self._key) != "ok":
+            raise StoreError(
+                "this `apsw` cannot encrypt: pip uninstall apsw, then pip install --force-reinstall apsw-sqlite3mc"
+            )
 
     def close(self) -> None:
         with self._lock:
