@@ -238,7 +238,9 @@ def bench_memory(
             *(f"{v:,.1f}" if v and v < 100 else f"{v:,.0f}" if v else "" for v in rest),
         )  # fmt: skip
     out = console()
-    out.print(table, width=max(out.width, 124))
+    if not out.is_terminal:
+        out.width = 132
+    out.print(table)
     if result.puts:
         out.print(
             f"one durable put: {result.puts.ours_ms:.2f} ms; SQLite's least for a row of that size: {result.puts.floor_ms:.2f} ms"

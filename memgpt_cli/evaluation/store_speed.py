@@ -231,7 +231,7 @@ def measure(
             result.rows.append(row)
             if result.puts is None:
                 result.puts = measure_puts(Path(folder), data.chunk(0, 300))
-        if size == min(sizes, key=lambda n: abs(n - 100_000)):
+        if size == min(sizes, key=lambda n: abs(n - 100_000)) and size <= 1_000_000:
             result.rows += _measure_walls(data, asked, report)
         if others and size <= 2_000_000:
             result.rows += _others(data, asked, truth[1], report)

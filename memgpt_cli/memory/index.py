@@ -18,7 +18,7 @@ import numpy as np
 
 EXACT_ROWS = 4096
 """Up to here keys are compared exactly, all of them."""
-NEAR, NEAR_SHARE, NEAR_MOST = 2048, 250, 16384
+NEAR, NEAR_SHARE, NEAR_MOST = 1024, 400, 16384
 """Candidates that pass the first sieve: a share of the rows, within bounds."""
 FIRST, MOST = 24, 768
 """Keys read for a query at first, and at most."""
