@@ -229,14 +229,18 @@ def test_paths_upwards_and_stores_in_the_folder(memgpt, folder, monkeypatch):
 
 def test_what_a_changed_file_no_longer_holds_can_be_pruned(memgpt, tmp_path):
     file, other = tmp_path / "a.txt", tmp_path / "b.txt"
-    file.write_text("First sentence.\n\nSecond sentence.")
+    file.write_text("The first sentence of it.\n\nA second sentence follows.")
     other.write_text("Another file.")
     cut = ("--chars", "40", "--overlap", "0")
     memgpt("import", str(file), str(other), *cut)
-    file.write_text("First sentence.\n\nThird sentence.")
+    file.write_text("The first sentence of it.\n\nA third sentence follows.")
     assert "1 entries are of earlier versions of these files" in memgpt("import", str(file), *cut)
     assert "forgot 1 entries that these files no longer hold" in memgpt("import", str(file), *cut, "--prune")
-    assert [e["text"] for e in lines(memgpt("list", "--json"))] == ["First sentence.", "Another file.", "Third sentence."]
+    assert [e["text"] for e in lines(memgpt("list", "--json"))] == [
+        "The first sentence of it.",
+        "Another file.",
+        "A third sentence follows.",
+    ]
 
 
 def test_odd_names_texts_and_limits_are_just_printed(memgpt, tmp_path, monkeypatch):
