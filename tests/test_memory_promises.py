@@ -236,19 +236,38 @@ def test_no_byte_of_what_is_forgotten_is_left(store, tmp_path, monkeypatch, code
     assert not {h.entry.id for h in hits} & {ids[n] for n in gone}
 
 
-def test_no_copy_survives_that_sqlite_left_when_it_moved_rows(store, tmp_path):
-    """`secure_delete` alone leaves some: rows that went to another page are still in the unused middle of the old one."""
-    rng = random.Random(1)
-    ids = store.put("n", [Item(f"zanzibar{n}plugh " + "x" * rng.randrange(400), key=vector(n)) for n in range(600)]).ids
-    store._db.checkpoint()
-    for turn in range(3):
-        for n in rng.sample(range(600), 100):
-            store.edit("n", ids[n], Item(f"zanzibar{n}plugh turn{turn} " + "y" * rng.randrange(900), key=vector(n)))
-    gone = list(range(0, 600, 3))
-    assert store.forget("n", [ids[n] for n in gone]).state == "erased"
-    left = on_disk(tmp_path)
-    assert not [n for n in gone if f"zanzibar{n}plugh".encode() in left or vector(n).tobytes() in left]
-    assert all(f"zanzibar{n}plugh".encode() in left for n in range(600) if n % 3)
+def test_no_copy_survives_in_pages_that_sqlite_wrote_anew(store, tmp_path):
+    """Rows move between pages, and terms separate the pages of the index of words: neither may keep what is forgotten."""
+    for seed in range(2):
+        namespace, rng = f"n{seed}", random.Random(seed)
+        text = lambda n: f"zanzibar{seed}q{n}plugh " + "x" * rng.randrange(20, 3000)  # noqa: B023, E731
+        held = dict(enumerate(store.put(namespace, [Item(text(n)) for n in range(1000)]).ids))
+        gone: list[int] = []
+        for _ in range(5):
+            some = rng.sample(sorted(held), 120)
+            store.forget(namespace, [held.pop(n) for n in some])
+            gone += some
+            for n in rng.sample(sorted(held), 40):
+                store.edit(namespace, held[n], Item(text(n)))
+            more = range(len(held) + len(gone), len(held) + len(gone) + 60)
+            held.update(zip(more, store.put(namespace, [Item(text(n)) for n in more]).ids, strict=True))
+        left = on_disk(tmp_path)
+        assert not [n for n in gone if f"zanzibar{seed}q{n}plugh".encode() in left]
+        assert all(f"zanzibar{seed}q{n}plugh".encode() in left for n in held)
+        assert store.verify() == []
+
+
+def test_a_term_that_separated_pages_of_the_index_is_not_left(store, tmp_path):
+    ids = store.put("n", [Item(f"zanzibar{n:05}plugh") for n in range(1500)]).ids
+    separators = [t for (t,) in store._db.connection.execute("SELECT term FROM words_idx WHERE term<>x''")]
+    assert len(separators) > 3
+    named = sorted({int(t.decode().partition("zanzibar")[2][:5].ljust(5, "0")) for t in separators})
+    for n in named:
+        near = [i for i in (n, n - 1, n + 1) if 0 <= i < 1500]
+        assert store.forget("n", [ids[i] for i in near]).state == "erased"
+        left = on_disk(tmp_path)
+        assert not [i for i in near if f"zanzibar{i:05}plugh".encode() in left]
+    assert store.verify() == []
 
 
 def test_forgetting_very_many_at_once(store, tmp_path):

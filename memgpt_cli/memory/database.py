@@ -1,7 +1,7 @@
 """One SQLite file as the engine wants it: durable, encrypted if asked, and free of what was deleted.
 
 SQLite's `secure_delete` overwrites a deleted row where it lies. It does not overwrite the copies that stay in a page's
-unused middle when the B-tree moves rows between pages (`test_no_copy_survives_that_sqlite_left_when_it_moved_rows`).
+unused middle when the B-tree moves rows between pages (`test_unused_bytes_of_a_page_are_cleared_and_no_others`).
 Connections here therefore never check the write-ahead log into the file themselves; one connection does, through a file
 layer that clears the unused bytes of every page it writes. The file then holds live rows only, whatever moved.
 An encrypted file's layer stands in that one's way: there, forgetting rewrites the file (VACUUM).

@@ -147,6 +147,7 @@ class SqliteStore(Store):
             )
             if row.searchable:
                 words.add(db, ns.id, [(id, row.text)])
+            words.leave_no_separator(db, ns.id, [old.text])
             self._changed(db, ns.id, [id], 0, text_bytes(row.text) - text_bytes(old.text))
             self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=id if had_key else 1 << 62)
             (new,) = entries.fetch(db, ns.id, [id])
@@ -187,13 +188,15 @@ class SqliteStore(Store):
             db.executemany("DELETE FROM entries WHERE id=?", ((e.id,) for e in old))
             self._changed(db, ns.id, [e.id for e in old], -len(old), -sum(text_bytes(e.text) for e in old))
             gone += [e.id for e in old]
+            if not many:
+                words.leave_no_separator(db, ns.id, (e.text for e in old))
         if many:
             words.end_removing_many(db)
         return gone
 
     def _remove_search(self, db: Connection, ns: int, entries: Sequence[Stored]) -> None:
         """Takes entries out of the index of words, and their keys and codes away."""
-        words.remove(db, ns, ((e.id, e.text) for e in entries if e.searchable))
+        words.remove(db, ns, [(e.id, e.text) for e in entries if e.searchable])
         for encoder in self._keys.encoders(db).values():
             self._keys.delete(db, ns, [e.id for e in entries], encoder)
 
