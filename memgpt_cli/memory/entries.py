@@ -9,7 +9,7 @@ import apsw
 import numpy as np
 
 from memgpt_cli.memory.database import Connection
-from memgpt_cli.memory.records import Filter, Row, Stored, as_json, merged
+from memgpt_cli.memory.records import Filter, Row, Stored, as_json
 
 TABLES = """
 CREATE TABLE entries (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, hash BLOB NOT NULL, version INTEGER NOT NULL,
@@ -72,32 +72,15 @@ def unkeyed(db: Connection, ns: int, encoder: int, after: int, limit: int) -> li
     return [_stored(row) for row in db.execute(query, (ns, after, encoder, limit))]
 
 
-def merge(
-    db: Connection, ns: int, new_rows: Sequence[Row], hashes: list[bytes], fresh: int
-) -> tuple[list[int], list[tuple[int, Row, bytes]]]:
-    """An id for every row (`fresh` and on for new ones), and those rows that are new.
-
-    Origins of what is there already are added to it.
-    """
-    there: dict[bytes, tuple[int, list[dict[str, Any]]]] = {}
+def known(db: Connection, ns: int, hashes: Sequence[bytes]) -> dict[bytes, tuple[int, list[dict[str, Any]]]]:
+    """Ids and origins of the entries that have these hashes."""
     query = "SELECT hash, id, provenance FROM entries WHERE ns=? AND hash=?"
-    for hash, id, provenance in db.executemany(query, ((ns, h) for h in hashes)):
-        there[hash] = (id, json.loads(provenance))
-    first, ids, new, changed = fresh, [], [], {}
-    for row, hash in zip(new_rows, hashes, strict=True):
-        if hash not in there:
-            there[hash] = (fresh, row.provenance)
-            new.append((fresh, row, hash))
-            fresh += 1
-        elif (origins := merged(there[hash][1], row.provenance)) is not None:
-            there[hash] = (there[hash][0], origins)
-            changed[there[hash][0]] = origins
-        ids.append(there[hash][0])
-    for _, row, hash in new:
-        row.provenance = there[hash][1]
-    older = [(as_json(origins), id) for id, origins in changed.items() if id < first]
-    db.executemany("UPDATE entries SET provenance=? WHERE id=?", older)
-    return ids, new
+    return {hash: (id, json.loads(origins)) for hash, id, origins in db.executemany(query, ((ns, h) for h in hashes))}
+
+
+def set_origins(db: Connection, changed: dict[int, list[dict[str, Any]]]) -> None:
+    rows = [(as_json(origins), id) for id, origins in changed.items()]
+    db.executemany("UPDATE entries SET provenance=? WHERE id=?", rows)
 
 
 def insert(db: Connection, ns: int, new: list[tuple[int, Row, bytes]]) -> None:

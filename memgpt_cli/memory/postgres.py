@@ -38,41 +38,30 @@ class PostgresStore(Server, Store):
             hashes = [self._hash(ns, row.identity) for row in rows]
             query = f"SELECT hash, {COLUMNS} FROM memgpt.entries WHERE ns=%s AND hash = ANY(%s)"
             there = {bytes(r[0]): self._stored(ns, r[1:]) for r in db.execute(query, (ns.id, list(set(hashes))))}
-            origins = {hash: list(entry.provenance) for hash, entry in there.items()}
             fresh = iter([i for (i,) in db.execute("SELECT nextval('memgpt.ids') FROM generate_series(1, %s)", (len(rows),))])
-            ids: dict[bytes, int] = {hash: entry.id for hash, entry in there.items()}
-            new: dict[bytes, Row] = {}
-            for row, hash in zip(rows, hashes, strict=True):
-                if hash not in ids:
-                    ids[hash], new[hash], origins[hash] = next(fresh), row, list(row.provenance)
-                elif (merged := records.merged(origins[hash], row.provenance)) is not None:
-                    origins[hash] = merged
-            self._insert(ns, [(ids[h], h, row, origins[h]) for h, row in new.items()])
-            for hash, entry in there.items():
-                if origins[hash] != list(entry.provenance):
-                    body = self._body(ns, entry.text, entry.meta, origins[hash])
+            known = {hash: (entry.id, list(entry.provenance)) for hash, entry in there.items()}
+            ids, new, changed = records.merge(rows, hashes, known, fresh)
+            self._insert(ns, new)
+            for entry in there.values():
+                if entry.id in changed:
+                    body = self._body(ns, entry.text, entry.meta, changed[entry.id])
                     db.execute("UPDATE memgpt.entries SET body=%s WHERE ns=%s AND id=%s", (body, ns.id, entry.id))
-            numbers = [ids[h] for h in hashes]
-            keyed: dict[str, dict[int, Any]] = {}
-            for number, row in zip(numbers, rows, strict=True):
-                for mark, key in row.keys.items() if row.searchable else ():
-                    keyed.setdefault(mark, {}).setdefault(number, key)
-            for mark, own in keyed.items():
-                self._write_keys(ns, mark, sorted(own), records.check_keys([own[i] for i in sorted(own)]))
-            grown = sum(records.text_bytes(row.text) for row in new.values())
+            for fingerprint, keyed, found in records.keys_by_encoder(ids, rows):
+                self._write_keys(ns, fingerprint, keyed, found)
+            grown = sum(records.text_bytes(row.text) for _, row, _ in new)
             self._count(ns, len(new), grown)
-            forgotten = self._make_room(namespace, set(numbers))
-        return Written(numbers, len(new), forgotten, self._why_pending() if forgotten else "")
+            forgotten = self._make_room(namespace, set(ids))
+        return Written(ids, len(new), forgotten, self._why_pending() if forgotten else "")
 
-    def _insert(self, ns: Namespace, new: list[tuple[int, bytes, Row, list[dict[str, Any]]]]) -> None:
+    def _insert(self, ns: Namespace, new: list[tuple[int, Row, bytes]]) -> None:
         query = "INSERT INTO memgpt.entries VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
         with self._db.cursor() as cursor:
             cursor.executemany(
                 query,
                 [
                     (ns.id, id, hash, r.version, r.searchable, r.kind, r.created, r.updated, records.text_bytes(r.text),
-                     self._terms(ns, pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, origins))
-                    for id, hash, r, origins in new
+                     self._terms(ns, pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, r.provenance))
+                    for id, r, hash in new
                 ],
             )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -145,14 +145,6 @@ class Filter:
                 raise UsageError(f"'{name}' is no condition.{did_you_mean(name, ('kind', 'text', 'since', 'before', *ORIGIN))}")
         return cls(origin=tuple(origin), **found)
 
-    def matches(self, entry: Stored) -> bool:
-        return (
-            (not self.kind or entry.kind == self.kind)
-            and (not self.since or entry.created >= self.since)
-            and (not self.before or entry.created < self.before)
-            and self.matches_content(entry)
-        )
-
     def matches_content(self, entry: Stored) -> bool:
         """Those conditions that need the text or the provenance."""
         if self.contains and self.contains.casefold() not in entry.text.casefold():
@@ -253,6 +245,40 @@ def merged(there: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> li
     """Origins with the new ones added, or None where nothing is new."""
     added = [o for o in new if o not in there]
     return [*there, *added] if added else None
+
+
+def merge(
+    rows: Sequence[Row], hashes: Sequence[bytes], there: dict[bytes, tuple[int, list[dict[str, Any]]]], fresh: Iterator[int]
+) -> tuple[list[int], list[tuple[int, Row, bytes]], dict[int, list[dict[str, Any]]]]:
+    """Rows on their way in, against the ids and origins that are `there`.
+
+    Returns:
+        An id for every row, from `fresh` for new ones; the new rows, each once and with every origin; the origins of
+        those entries there already that have gained some.
+    """
+    known, ids, new, changed = dict(there), [], [], {}
+    for row, hash in zip(rows, hashes, strict=True):
+        if hash not in known:
+            known[hash] = (next(fresh), row.provenance)
+            new.append((known[hash][0], row, hash))
+        elif (origins := merged(known[hash][1], row.provenance)) is not None:
+            known[hash] = (known[hash][0], origins)
+            if hash in there:
+                changed[known[hash][0]] = origins
+        ids.append(known[hash][0])
+    for _, row, hash in new:
+        row.provenance = known[hash][1]
+    return ids, new, changed
+
+
+def keys_by_encoder(ids: Sequence[int], rows: Sequence[Row]) -> Iterator[tuple[str, list[int], np.ndarray]]:
+    """Of each encoder the ids that have a key, ascending, and the keys [N, D]; the first one where an id has several."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for id, row in zip(ids, rows, strict=True):
+        for fingerprint, key in row.keys.items() if row.searchable else ():
+            found.setdefault(fingerprint, {}).setdefault(id, key)
+    for fingerprint, keys in found.items():
+        yield fingerprint, sorted(keys), check_keys([keys[id] for id in sorted(keys)])
 
 
 def victims(

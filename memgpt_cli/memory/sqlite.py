@@ -1,6 +1,7 @@
 """The embedded engine: one SQLite file is the single source of truth; search runs in RAM over what it holds."""
 
 import contextlib
+import itertools
 import json
 import secrets
 from collections.abc import Iterator, Sequence
@@ -56,8 +57,6 @@ class SqliteStore(Store):
         if version == 0:
             with self._db.writing() as db:
                 if not db.pragma("user_version"):  # else another process was first
-                    if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-                        raise StoreError(f"{self.path} is a SQLite file, but no memory store")
                     db.execute(_TABLES + entries.TABLES + keys.TABLES + words.TABLES)
                     db.executemany(
                         "INSERT INTO meta VALUES (?, ?)",
@@ -106,25 +105,21 @@ class SqliteStore(Store):
         with self._db.writing() as db:
             ns = self._make_namespace(db, namespace)
             hashes = [records.keyed_hash(self._salt, row.identity) for row in rows]
-            ids, new = entries.merge(db, ns.id, rows, hashes, self._next(db, "next", len(rows)))
+            fresh = itertools.count(self._next(db, "next", len(rows)))
+            ids, new, changed = records.merge(rows, hashes, entries.known(db, ns.id, hashes), fresh)
+            entries.set_origins(db, changed)
             grown = sum(text_bytes(row.text) for _, row, _ in new)
             db.execute("UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=?", (len(new), grown, ns.id))
             entries.insert(db, ns.id, new)
             words.add(db, ns.id, ((id, row.text) for id, row, _ in new if row.searchable))
-            keyed = [(id, row) for id, row in zip(ids, rows, strict=True) if row.keys and row.searchable]
-            self._add_keys(db, ns, keyed, new[0][0] if new else 1 << 62)
+            self._add_keys(db, ns, ids, rows, new[0][0] if new else 1 << 62)
             victims = self._make_room(db, namespace, ids)
         pending = self._finish_erasing(ns.id, victims) if victims else ""
         return Written(ids, len(new), len(victims), pending)
 
-    def _add_keys(self, db: Connection, ns: _Namespace, rows: Sequence[tuple[int, Row]], first_new: int) -> None:
-        for fingerprint in dict.fromkeys(mark for _, row in rows for mark in row.keys):
-            mine: dict[int, np.ndarray] = {}
-            for id, row in rows:
-                if fingerprint in row.keys:
-                    mine.setdefault(id, row.keys[fingerprint])
-            ids = sorted(mine)
-            self._keys.write(db, ns.id, fingerprint, ids, records.check_keys([mine[i] for i in ids]), late=ids[0] < first_new)
+    def _add_keys(self, db: Connection, ns: _Namespace, ids: Sequence[int], rows: Sequence[Row], first_new: int) -> None:
+        for fingerprint, keyed, found in records.keys_by_encoder(ids, rows):
+            self._keys.write(db, ns.id, fingerprint, keyed, found, late=keyed[0] < first_new)
 
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         keys = {} if item.key is None or not item.searchable else {self.fingerprint: item.key}
@@ -149,7 +144,7 @@ class SqliteStore(Store):
                 words.add(db, ns.id, [(id, row.text)])
             words.leave_no_separator(db, ns.id, [old.text])
             self._changed(db, ns.id, [id], 0, text_bytes(row.text) - text_bytes(old.text))
-            self._add_keys(db, ns, [(id, row)] if row.keys else [], first_new=id if had_key else 1 << 62)
+            self._add_keys(db, ns, [id], [row], first_new=id if had_key else 1 << 62)
             (new,) = entries.fetch(db, ns.id, [id])
             victims = self._make_room(db, namespace, [id])
         return Edited(new, self._finish_erasing(ns.id, [id, *victims]))
