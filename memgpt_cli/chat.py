@@ -15,6 +15,7 @@ from memgpt_cli.data.sources.dialogue import render_turn
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.generation.postprocess import StreamDecoder
 from memgpt_cli.generation.recall import Encoder
+from memgpt_cli.ingest.text import read_text
 from memgpt_cli.memory import Filter, Item, Receipt, Store, Stored
 from memgpt_cli.memory.records import now
 from memgpt_cli.model import MemoryTransformer
@@ -57,15 +58,12 @@ def _session(turn: Stored) -> str:
 
 def read_knowledge(path: Path) -> list[Entry]:
     """Facts of a `[n] head relation<TAB>tail` file, packed or not."""
-    from memgpt_cli.data.sources.lines import decode, open_bytes
-
     facts = []
-    with open_bytes(path) as raw:
-        for line in decode(raw.read()).splitlines():
-            left, tab, tail = line.partition("\t")
-            words = left.split()
-            if tab and len(words) >= 2:
-                facts.append(Entry(render_triple(words[-2], words[-1], tail), "fact", {"triple": [words[-2], words[-1], tail]}))
+    for line in read_text(path).split("\n"):
+        left, tab, tail = line.partition("\t")
+        words = left.split()
+        if tab and len(words) >= 2:
+            facts.append(Entry(render_triple(words[-2], words[-1], tail), "fact", {"triple": [words[-2], words[-1], tail]}))
     return facts
 
 

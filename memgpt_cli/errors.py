@@ -6,10 +6,13 @@ MemgptError          one line for the user: what was found, what was expected, w
 ├── DataError        a record that cannot be an episode: file, line, reason
 ├── CheckpointError  a run folder, model or tokenizer that cannot be read
 ├── StoreError       the memory store cannot do what was asked
+├── BusyError        another process is writing what this one would
 └── TrainingStopped  training ended early and can be resumed
 """
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -54,6 +57,10 @@ class StoreError(MemgptError):
     pass
 
 
+class BusyError(MemgptError):
+    pass
+
+
 class TrainingStopped(MemgptError):
     exit_code = 130
 
@@ -65,3 +72,35 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f" Did you mean '{near[0]}'?"
     return f" Known: {', '.join(names)}." if names else ""
+
+
+_SYSTEM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "is a folder, expected a file",
+    errno.ENOTDIR: "a part of this path is a file, expected a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link that leads in a circle, or where none may be",
+    errno.EMFILE: "too many files are open",
+    errno.EIO: "the disk reports an error",
+    errno.ETXTBSY: "is being run by another program",
+}
+
+
+def in_words(error: BaseException) -> str:
+    """One line for an error of the system or of memory; empty for one that is neither."""
+    if isinstance(error, OSError) and error.errno is not None:
+        what = _SYSTEM.get(error.errno) or os.strerror(error.errno).lower()
+        name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
+        return f"{name}: {what}" if name else what
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return "not enough memory: ask for less at once (trainer.batch_tokens, eval.batch_tokens, generate.max_tokens), or shorter texts"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object[max(0, error.start - 20) : error.end + 20]!r} holds what is no UTF-8 text: half of a character, or bytes of another encoding"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start + 1} (0x{error.object[error.start]:02x}) is no UTF-8 text"
+    return ""

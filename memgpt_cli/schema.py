@@ -63,7 +63,11 @@ class Episode:
                 yield None, f"entry {n} has kind '{entry.kind}', expected one of {', '.join(KINDS)}"
             if not entry.text.strip():
                 yield None, f"entry {n} is empty"
+            if what := unfit(entry.text):
+                yield None, f"entry {n} holds {what}"
         for n, example in enumerate(self.examples):
+            if what := next(filter(None, map(unfit, (example.input, example.target, *example.references))), ""):
+                yield n, f"example {n} holds {what}"
             if not example.target.strip():
                 yield n, f"example {n} has an empty target"
             if not example.input.strip():
@@ -78,6 +82,18 @@ class Episode:
         for _, reason in self.problems():
             raise DataError(reason)
         return self
+
+
+def unfit(text: str) -> str:
+    """What a text holds that no text file should, in words; empty where it is sound."""
+    if "\0" in text:
+        return "a NUL byte"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "half of a surrogate pair, or bytes that are no UTF-8"
+    return ""
 
 
 SEPARATOR = " | "
@@ -129,7 +145,10 @@ class ReadConfig:
     gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
 
     def __post_init__(self) -> None:
-        _positive(self, "top_k", "max_time", "age_buckets")
+        check_bounds("model.memory", self, top_k=(1, 1 << 20), max_time=(1, 1 << 20), age_buckets=(1, 4096))
+        check_bounds("model.memory", self, beta=(-1e4, 1e4), score_scale=(-1e4, 1e4))
+        if not all(0 <= size <= 1 << 20 for size in self.sizes):
+            raise ConfigError(f"model.memory.sizes is {list(self.sizes)}, expected numbers of entries, 0 for top_k")
 
 
 @dataclass(frozen=True)
@@ -166,20 +185,30 @@ class ModelConfig:
     vocab_size: int = 0  # set from the tokenizer
 
     def __post_init__(self) -> None:
-        _positive(self, "d_model", "n_heads", "d_kv", "d_ff", "n_encoder_layers", "n_decoder_layers")
+        check_bounds("model", self, d_model=(1, 65_536), n_heads=(1, 1024), d_kv=(1, 4096), d_ff=(1, 1 << 20))
+        check_bounds("model", self, n_encoder_layers=(1, 1024), n_decoder_layers=(1, 1024), vocab_size=(0, 1 << 24))
+        check_bounds(
+            "model", self, relative_buckets=(2, 65_536), relative_max_distance=(2, 1 << 20), encoder_window=(0, 1 << 20)
+        )
+        check_bounds("model", self, norm_eps=(0, 1), dropout=(0, 1))
         if self.position == "rope" and self.d_kv % 2:
             raise ConfigError(f"model.d_kv ({self.d_kv}) must be even for model.position=rope")
         _one_of(self, "activation", ("silu", "gelu", "relu"))
         _one_of(self, "position", ("rope", "relative", "relative_per_layer"))
         _one_of(self, "init_parts", ("all", "encoder"))
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout is {self.dropout}, expected 0 <= dropout < 1")
+        if self.dropout == 1:
+            raise ConfigError("model.dropout is 1, expected less: nothing would be left")
 
 
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"model.{name} is {getattr(config, name)}, expected at least 1")
+def check_bounds(place: str, config: Any, **bounds: tuple[float, float]) -> None:
+    """Raises ConfigError for a setting outside its bounds, both of which are allowed; a number that is none (NaN) is outside."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ConfigError(
+                f"{place}{'.' * bool(place)}{name} is {value}, expected "
+                + (f"at least {low:,}" if value < low else f"at most {high:,}" if value > high else "a number")
+            )
 
 
 def _one_of(config: Any, name: str, allowed: tuple[str, ...]) -> None:

@@ -182,7 +182,7 @@ def test_a_check_that_fails_keeps_nothing(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(as_hf, "save_file", broken)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "memgpt_export.json").write_text("kept")
+    (tmp_path / "out" / "memgpt_export.json").write_text(json.dumps({"format": "hf", "run": "x", "memgpt": "0"}))
     with pytest.raises(CheckpointError, match="not the same model: logits differ by"):
         export_run("tuned", runs, tmp_path / "out", "hf", force=True)
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "memgpt_export.json"]

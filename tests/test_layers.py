@@ -9,14 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors", "schema", "__init__"],
-    ["config", "tokenizer", "hub", "files", "memory", "evaluation.metrics"],
+    ["config", "tokenizer", "hub", "files", "memory", "ingest", "evaluation.metrics"],
     ["model"],
     ["checkpoint", "data"],
     ["training", "generation"],
     ["evaluation", "chat", "export"],
     ["cli", "__main__"],
 ]
-NO_TORCH = ("errors", "schema", "config", "tokenizer", "hub", "files", "memory", "evaluation.metrics", "cli")
+NO_TORCH = ("errors", "schema", "config", "tokenizer", "hub", "files", "memory", "ingest", "evaluation.metrics", "cli")
 
 
 def layer_of(module: str) -> int:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from memgpt_cli.cli import app, load_commands
-from memgpt_cli.data.documents import Cut, find_documents, read_document
-from memgpt_cli.data.sources.chunks import overlapping, sentences
 from memgpt_cli.errors import DataError, MemgptError, UsageError
+from memgpt_cli.ingest.chunk import overlapping, sentences
+from memgpt_cli.ingest.documents import Cut, find_documents, read_document
 
 load_commands()
 

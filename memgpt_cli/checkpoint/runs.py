@@ -1,8 +1,6 @@
 """Runs on disk: models and training state as safetensors plus JSON, written whole or not at all. Nothing is unpickled."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,25 +13,36 @@ from torch import Tensor
 from memgpt_cli.checkpoint.weights import load_weights
 from memgpt_cli.config import Config, build, to_dict
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.files import replace_folder
+from memgpt_cli.files import Kind, new_folder
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ENTRY_KEY = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's key
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
+HISTORY, CURVE, CHECKPOINTS, ADAPTER = "history.jsonl", "learning_curve.png", "checkpoints", "adapter"
+STATE = Kind("a checkpoint", TREE_JSON, (), (TREE_TENSORS, TREE_JSON))
+MODEL = Kind("a model", CONFIG, ("data", "model", "tokenizer"), (WEIGHTS, CONFIG, *TOKENIZER_FILES))
+PEFT = Kind("an adapter", "adapter_config.json", ("peft_type",), ("adapter_model.safetensors", "adapter_config.json"))
+RUN = Kind(
+    "a run",
+    CONFIG,
+    ("data", "model", "optim", "trainer", "data_key"),
+    (
+        CONFIG, HISTORY, CURVE, "logs/events.out.tfevents.*", "logs/hparams.yaml", "eval/*.json", "eval/*.jsonl",
+        *MODEL.within("model"), *PEFT.within(ADAPTER), *STATE.within(f"{CHECKPOINTS}/step-[0-9]*"),
+    ),
+)  # fmt: skip
 
 
 def save_tree(folder: Path, tree: Any) -> None:
     """Any nesting of dicts, lists, tensors and plain values as `state.safetensors` + `state.json`; atomic."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(tree, "", tensors))
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / TREE_TENSORS)
-    (partial / TREE_JSON).write_text(text)
-    replace_folder(partial, folder)
+    with new_folder(folder, STATE) as partial:
+        save_file(tensors, partial / TREE_TENSORS)
+        (partial / TREE_JSON).write_text(text)
 
 
 def load_tree(folder: Path) -> Any:
@@ -77,16 +86,12 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:
     """A model folder: weights, the run's whole configuration (its `model` the shape of these weights), the tokenizer; atomic."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
-    save_file(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
     described = to_dict(config) | {"notes": notes, "tokenizer": tokenizer.fingerprint}
-    (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1))
-    tokenizer.save(partial)
-    replace_folder(partial, folder)
+    with new_folder(folder, MODEL) as partial:
+        save_file(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
+        (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
+        tokenizer.save(partial)
 
 
 def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:

@@ -1,10 +1,14 @@
 """The command line. Commands import what they need when they run: `memgpt --help` loads no torch."""
 
+import errno
 import importlib
+import io
+import os
 import sys
+from typing import Any
 
 from memgpt_cli.cli.app import app
-from memgpt_cli.errors import MemgptError
+from memgpt_cli.errors import MemgptError, in_words
 
 ORDER = ("preprocess", "train", "eval", "generate", "chat", "export", "config", "runs", "doctor")
 
@@ -17,27 +21,69 @@ def load_commands() -> None:
 
 
 def main() -> None:
-    """Entry point of the `memgpt` script: errors meant for the user are one line, a traceback only with --debug."""
+    """Entry point of the `memgpt` script: an error is one line and an exit code, a traceback only with --debug."""
     load_commands()
-
+    _be_lenient()
+    code = run(app)
     try:
-        app()
-    except MemgptError as error:
-        if "--debug" in sys.argv:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or _failed(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+    sys.exit(code)
+
+
+def _be_lenient() -> None:
+    """What a stream cannot encode or decode is escaped, and named by who reads it; it never ends a command half-way."""
+    for stream, how in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=how)
+
+
+def run(command: Any) -> int:
+    """Runs the application; returns its exit code."""
+    try:
+        found = command(standalone_mode=False)
+        return found if isinstance(found, int) else 0
+    except Exception as error:
+        if "--debug" in sys.argv and not isinstance(error, BrokenPipeError):
             raise
-        print(f"memgpt: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, UnicodeDecodeError) as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"memgpt: {error} (--debug shows where)", file=sys.stderr)
-        sys.exit(1)
+        return _failed(error)
     except KeyboardInterrupt:
-        print("memgpt: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+        _say("interrupted")
+        return 130
 
 
-__all__ = ["app", "load_commands", "main"]
+def _failed(error: Exception) -> int:
+    """Says what went wrong in one line; returns the exit code."""
+    if isinstance(error, MemgptError):
+        _say(str(error))
+        return error.exit_code
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    if hasattr(error, "format_message"):  # the command line itself is wrong; Typer brings its own copy of Click
+        path = getattr(getattr(error, "ctx", None), "command_path", "memgpt")
+        _say(f"{' '.join(error.format_message().split())} (see {path} --help)")
+        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "Abort":
+        _say("the input ended before it was whole")
+        return 1
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    if words := in_words(error):
+        _say(words)
+        return 1
+    first = str(error).strip().split("\n")[0][:300]
+    _say(f"a fault of memgpt's, not yours ({type(error).__name__}: {first}): --debug shows where")
+    return 70  # EX_SOFTWARE of sysexits.h
+
+
+def _say(text: str) -> None:
+    from memgpt_cli.cli.terminal import visible
+
+    print(visible(f"memgpt: {text}"), file=sys.stderr)
+
+
+__all__ = ["app", "load_commands", "main", "run"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,22 +69,35 @@ MemoryStore = Annotated[
 ]
 
 
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def print_version(asked: bool) -> None:
+    if asked:
         from memgpt_cli import __version__
 
         print(__version__)
         raise typer.Exit
 
 
-def console(stderr: bool = False) -> "Console":
-    from rich.console import Console
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=print_version)
+    ] = False,
+) -> None:
+    pass
 
-    return Console(stderr=stderr, soft_wrap=True, highlight=False)
+
+def console(stderr: bool = False) -> "Console":
+    from memgpt_cli.cli.terminal import SafeConsole
+
+    return SafeConsole(stderr=stderr, soft_wrap=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output."""
+    from memgpt_cli.cli.terminal import as_json_line
+
+    print(as_json_line(value))
 
 
 def data_folder(config: "Config", quiet: bool = False) -> Path:
@@ -100,7 +113,10 @@ def data_folder(config: "Config", quiet: bool = False) -> Path:
 
 def run_name(config: "Config") -> str:
     """Data and model; data cut for a pretrained model is named after both already."""
-    return config.run or (config.data.name if config.model.init_from else f"{config.data.name}-{config.preset}")
+    from memgpt_cli.files import plain_name, slug
+
+    own = config.data.name if config.model.init_from else f"{config.data.name}-{slug(config.preset)}"
+    return config.run or plain_name(own, "the run's name (set run=NAME)")
 
 
 def user_name() -> str:

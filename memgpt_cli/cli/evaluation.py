@@ -18,6 +18,7 @@ from memgpt_cli.cli.app import (
     app,
     console,
     open_recall,
+    print_json,
     progress,
 )
 
@@ -50,7 +51,6 @@ def evaluate_command(
     as_json: Json = False,
 ) -> None:
     """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle; or recalled from a store."""
-    import json
     import tempfile
     from dataclasses import asdict
 
@@ -91,7 +91,7 @@ def evaluate_command(
         name, conditions = f"{name}-store", named_by_store(conditions)
     saved = save_results(folder / "eval", name, conditions)
     if as_json:
-        print(json.dumps({c.memory: [asdict(s) for s in c.scores] for c in conditions}))
+        print_json({c.memory: [asdict(s) for s in c.scores] for c in conditions})
         return
     out = console()
     out.print(_table(conditions, f"{folder.name} on {name} of {config.data.name}"))
@@ -164,7 +164,6 @@ def bench_facts(
     as_json: Json = False,
 ) -> None:
     """Accuracy and time per answer against the number of facts in the store (people and values never seen in training)."""
-    import json
     from dataclasses import asdict
 
     from rich.table import Table
@@ -179,7 +178,7 @@ def bench_facts(
     with progress("asking") as report:
         rows = measure_facts(model, tokenizer, config, facts or [256, 1000, 10000, 100000], questions, top_k, seed, report)
     if as_json:
-        print(json.dumps([asdict(row) for row in rows]))
+        print_json([asdict(row) for row in rows])
         return
     table = Table(title=f"{folder.name}: {questions} questions about people never seen, top-{top_k} read", title_justify="left")
     for column in ("facts in store", "exact %", f"recall@{top_k} %", "ms per answer", "of it search ms", "indexing s"):
@@ -212,7 +211,6 @@ def bench_memory(
     as_json: Json = False,
 ) -> None:
     """Speed, recall and memory of the store beside an exact scan and FAISS HNSW on the same keys."""
-    import json
     from dataclasses import asdict
 
     import numpy as np
@@ -226,7 +224,7 @@ def bench_memory(
     if plot:
         draw(result, plot)
     if as_json:
-        print(json.dumps(asdict(result)))
+        print_json(asdict(result))
         return
     table = Table(title=f"recall@8 and times of {queries} queries, one by one and 64 at once", title_justify="left")
     for column in ("index", "rows", "searched", "p50 ms", "p95 ms", "64 at once", "recall@8", "rows/s in", "open ms", "first ms", "RSS MB", "file MB"):  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, app, console, progress
+from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, app, console, print_json, progress
 
 COMMANDS = ("preprocess", "train", "eval", "generate", "chat")
 
@@ -29,7 +29,7 @@ def config(
             raise UsageError(f"'{command}' has no configuration.{did_you_mean(command, COMMANDS)}")
     values = to_dict(compose(command, overrides or [], config_dir))
     if as_json:
-        print(json.dumps(values))
+        print_json(values)
         return
     import yaml
 
@@ -50,7 +50,7 @@ def runs(as_json: Json = False) -> None:
         notes = values.get("notes", {})
         rows.append({"run": folder.parent.parent.name, "data": values["data"]["name"], "step": notes.get("step"), "val/loss": notes.get("val/loss"), "val/exact": notes.get("val/exact")})  # fmt: skip
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     if not rows:
         console().print(f"no trained run in {RUNS_ROOT}/: type memgpt train first")
@@ -116,7 +116,7 @@ def doctor(
     gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
     findings["GPUs"] = ", ".join(gpus) or "none: trainer=cpu"
     if as_json:
-        print(json.dumps({"findings": findings, "warnings": warnings}))
+        print_json({"findings": findings, "warnings": warnings})
         return
     out = console()
     for name, what in findings.items():
@@ -150,7 +150,7 @@ def _fit(overrides: list[str], config_dir: Path | None, measure: bool, as_json: 
         with progress("running two real steps"):
             measured = run(config, DATA_ROOT)
     if as_json:
-        print(json.dumps({**asdict(found), "measured": measured or None}))
+        print_json({**asdict(found), "measured": measured or None})
         return
     table = Table(title=f"memory of one process, batches of {found.batch_tokens:,} tokens", title_justify="left")
     table.add_column("")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import RUNS_ROOT, Json, KeyEnv, Namespace, StoreUrl, app, console, progress, user_name
+from memgpt_cli.cli.app import RUNS_ROOT, Json, KeyEnv, Namespace, StoreUrl, app, console, print_json, progress, user_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,18 +56,13 @@ def to_filter(where: list[str] | None) -> Any:
     return Filter.parse(where) if where else None
 
 
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-_CONTROL = dict.fromkeys((*range(9), *range(11, 32), 127, *range(128, 160)), "�")
-
-
 def shown(text: str) -> str:
-    """Text from anywhere as a terminal may print it: no markup, no control characters."""
+    """Text from anywhere as it may stand in a table: no markup, and as wide as it will be."""
     from rich.markup import escape
 
-    return escape(text.translate(_CONTROL))
+    from memgpt_cli.cli.terminal import visible
+
+    return escape(visible(text))
 
 
 def _origin(entry: "Stored") -> str:
@@ -91,7 +86,8 @@ def entry_table(entries: "Iterable[Stored]", scores: "Sequence[float] | None" = 
         table.add_column(name, style="" if name == "entry" else "dim", no_wrap=name == "since")
     for n, entry in enumerate(entries):
         score = [] if scores is None else [f"{scores[n]:.3f}"]
-        table.add_row(str(entry.id), *score, entry.kind, shown(entry.text), shown(_origin(entry)), entry.created[:10])
+        row = (entry.kind, entry.text, _origin(entry), entry.created[:10])
+        table.add_row(str(entry.id), *score, *map(shown, row))
     return table
 
 
@@ -183,7 +179,8 @@ def show(
             print_json({**entry.as_dict(), "encoders": encoders})
             continue
         out = console()
-        out.print(f"[bold]{entry.id}[/]  {entry.kind}, version {entry.version}, since {entry.created}, changed {entry.updated}")
+        when = shown(f"{entry.kind}, version {entry.version}, since {entry.created}, changed {entry.updated}")
+        out.print(f"[bold]{entry.id}[/]  {when}")
         out.print(shown(entry.text))
         for origin in entry.provenance:
             out.print("[dim]from  [/]" + shown(", ".join(f"{k} {v}" for k, v in origin.items())))

@@ -1,6 +1,5 @@
 """memgpt memory: how a store is, and what keeps it well."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, progress
-from memgpt_cli.cli.memory import memory, open_memory, print_json, say_receipt, shown
+from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, print_json, progress
+from memgpt_cli.cli.memory import memory, open_memory, say_receipt, shown
 
 
 @memory.command(epilog="Example: `memgpt memory stats --namespace anna`")
@@ -197,7 +196,7 @@ def serve_check(
         capabilities = memory_.capabilities()
         steps = try_store(memory_)
     if as_json:
-        print(json.dumps({"capabilities": capabilities, "steps": [asdict(s) for s in steps]}, ensure_ascii=False))
+        print_json({"capabilities": capabilities, "steps": [asdict(s) for s in steps]})
     else:
         out = console()
         for name, value in capabilities.items():

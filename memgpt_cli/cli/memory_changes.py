@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, key_what_is_not, progress, user_name
+from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, key_what_is_not, print_json, progress, user_name
 from memgpt_cli.cli.memory import (
     ModelRun,
     Where,
@@ -14,7 +14,6 @@ from memgpt_cli.cli.memory import (
     entry_table,
     memory,
     open_memory,
-    print_json,
     say_receipt,
     to_filter,
 )
@@ -82,7 +81,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Remember documents. Run it again after an interruption, or when files have changed: what is there stays as it is."""
-    from memgpt_cli.data.documents import Cut, find_documents
+    from memgpt_cli.ingest.documents import Cut, find_documents
     from memgpt_cli.memory import bundle
 
     bundles = [p for p in paths if bundle.is_bundle(p)]
@@ -139,8 +138,8 @@ def _import_file(
     store: "Store", owner: str, file: Path, cut: Any, counts: dict[str, int], problems: list[str], report: Any
 ) -> set[int]:
     """Puts a file's entries, 2,000 at a time, each time durably; returns their ids."""
-    from memgpt_cli.data.documents import read_document
     from memgpt_cli.errors import DataError
+    from memgpt_cli.ingest.documents import read_document
     from memgpt_cli.memory import Item
 
     items: list[Item] = []

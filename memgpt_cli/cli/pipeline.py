@@ -1,6 +1,5 @@
 """memgpt preprocess and memgpt train."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import DATA_ROOT, RUNS_ROOT, ConfigDir, Json, Overrides, app, console, data_folder, progress, run_name
+from memgpt_cli.cli.app import (
+    DATA_ROOT,
+    RUNS_ROOT,
+    ConfigDir,
+    Json,
+    Overrides,
+    app,
+    console,
+    data_folder,
+    print_json,
+    progress,
+    run_name,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +33,6 @@ def preprocess(
     as_json: Json = False,
 ) -> None:
     """Turn raw text into episodes on disk, with a tokenizer, a manifest and statistics."""
-    import json
     import time
 
     from memgpt_cli.config import compose
@@ -34,7 +44,7 @@ def preprocess(
     with progress("preprocessing") as report:
         result = run(config.data, DATA_ROOT, report, force)
     if as_json:
-        print(json.dumps({"folder": str(result.folder), "already_there": result.already_there, **result.manifest}))
+        print_json({"folder": str(result.folder), "already_there": result.already_there, **result.manifest})
         return
     out = console()
     if result.already_there:
@@ -81,11 +91,12 @@ def train(
         _run_jobs(jobs, config_dir, fresh)
         return
     config = compose("train", given, config_dir)
+    from memgpt_cli.training.fit import is_first_process
     from memgpt_cli.training.fit import train as fit
     from memgpt_cli.training.hardware import check_devices
 
     check_devices(config.trainer)
-    child = "LOCAL_RANK" in os.environ  # a process that Lightning started beside the first one
+    child = not is_first_process()
     folder = DATA_ROOT / config.data.name if child else data_folder(config)
     run, out = RUNS_ROOT / run_name(config), console()
     fit(config, folder, run, out, fresh=fresh and not child)
@@ -119,11 +130,12 @@ def _sweep(overrides: list[str]) -> list[list[str]]:
 
 def _run_jobs(jobs: list[list[str]], config_dir: Path | None, fresh: bool) -> None:
     from memgpt_cli.config import compose
+    from memgpt_cli.files import slug
 
     varied = {o.split("=")[0] for job in jobs for o in job if any(o not in other for other in jobs)}
     for number, job in enumerate(jobs, 1):
         config = compose("train", job, config_dir)
-        suffix = "-".join(o.replace("=", "").replace("/", "_") for o in job if o.split("=")[0] in varied)
+        suffix = slug("-".join(o.replace("=", "") for o in job if o.split("=")[0] in varied))
         given = [o for o in job if not o.startswith("run=")]
         command = [sys.executable, "-m", "memgpt_cli", "train", *given, f"run={run_name(config)}-{suffix}"]
         command += (["--config-dir", str(config_dir)] if config_dir else []) + (["--fresh"] if fresh else [])

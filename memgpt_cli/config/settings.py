@@ -7,18 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memgpt_cli.errors import ConfigError, did_you_mean
-from memgpt_cli.schema import ModelConfig
+from memgpt_cli.files import plain_name
+from memgpt_cli.schema import ModelConfig, check_bounds
+
+_MANY = 1 << 31
 
 
 def _choice(place: str, value: str, *allowed: str) -> None:
     """Raises ConfigError where a setting is none of the values it may have."""
     if value not in allowed:
         raise ConfigError(f"{place} is '{value}', expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
-
-
-def _at_least(place: str, value: float, low: float) -> None:
-    if value < low:
-        raise ConfigError(f"{place} is {value}, expected at least {low}")
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,7 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         _choice("data.clean.unicode", self.unicode, "none", "NFC", "NFKC", "NFD", "NFKD")
+        check_bounds("data.clean", self, min_chars=(0, _MANY), max_chars=(0, _MANY))
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,9 @@ class TokenizerConfig:
     ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
     vocab_size: int = 1000
     sample_mb: int = 20  # text of the training split it is trained on, at most
+
+    def __post_init__(self) -> None:
+        check_bounds("data.tokenizer", self, vocab_size=(1, 1 << 20), sample_mb=(1, 10_000))
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ class LimitConfig:
         for what in ("input", "target"):
             _choice(f"data.limits.on_long_{what}", getattr(self, f"on_long_{what}"), "truncate", "drop", "stop")
         _choice("data.limits.on_long_entry", self.on_long_entry, "split", "stop")
-        for what in ("input", "target", "entry"):
-            _at_least(f"data.limits.{what}", getattr(self, what), 4)
+        check_bounds("data.limits", self, input=(4, 65_536), target=(4, 65_536), entry=(4, 65_536))
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ class RenameConfig:
 
     relations: tuple[str, ...] = ()
     probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_bounds("data.augment.rename", self, probability=(0, 1))
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class ChatConfig:
         ""  # a file of facts that every conversation may look up: "head relation<TAB>tail" lines, bundled or a path
     )
 
+    def __post_init__(self) -> None:
+        check_bounds("data.chat", self, turns=(1, 10_000))
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -108,6 +115,12 @@ class DataConfig:
     metrics: tuple[str, ...] = ("exact", "f1")
     on_error: str = "stop"  # stop | quarantine
     seed: int = 1
+
+    def __post_init__(self) -> None:
+        plain_name(self.name, "data.name")
+        plain_name(self.source, "data.source")
+        _choice("data.on_error", self.on_error, "stop", "quarantine")
+        check_bounds("data", self, seed=(0, _MANY))
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,15 @@ class OptimConfig:
         _choice("optim.trainable", self.trainable, "all", "memory", "decoder", "lora")
         for target in self.lora_targets:
             _choice("optim.lora_targets", target, "q", "k", "v", "o", "gate", "up", "down")
-        _at_least("optim.lora_rank", self.lora_rank, 1)
+        check_bounds(
+            "optim", self, lora_rank=(1, 65_536), lora_alpha=(1, _MANY), lora_dropout=(0, 0.999), warmup_steps=(0, _MANY)
+        )
+        check_bounds(
+            "optim", self, lr=(0, 1e3), memory_lr=(0, 1e3), eps=(0, 1), weight_decay=(0, 1e3), final_lr=(0, 1), clip=(0, 1e9)
+        )
+        check_bounds("optim", self, label_smoothing=(0, 1), average=(0, 1), copy_weight=(0, 1e3), distil_weight=(0, 1e3))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optim.betas is {list(self.betas)}, expected two numbers from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -164,8 +185,11 @@ class TrainerConfig:
         _choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
         _choice("trainer.matmul", self.matmul, "highest", "high", "medium")
         _choice("trainer.accelerator", self.accelerator, "cpu", "gpu", "cuda", "auto")
-        for name in ("devices", "max_steps", "batch_tokens", "val_every", "checkpoint_every", "keep_checkpoints", "log_every"):
-            _at_least(f"trainer.{name}", getattr(self, name), 1)
+        check_bounds("trainer", self, devices=(1, 4096), threads=(0, 1024), max_steps=(1, _MANY), batch_tokens=(1, 1 << 27))
+        check_bounds(
+            "trainer", self, val_every=(1, _MANY), val_batches=(0, _MANY), checkpoint_every=(1, _MANY), log_every=(1, _MANY)
+        )
+        check_bounds("trainer", self, keep_checkpoints=(1, _MANY), patience=(0, _MANY), max_minutes=(0, 1e9))
 
 
 @dataclass(frozen=True)
@@ -176,6 +200,9 @@ class StoreConfig:
     namespace: str = ""  # the user's name where empty
     key_env: str = ""  # the environment variable that holds the key of an encrypted store; not encrypted where empty
     recall: int = 32  # entries recalled for a reply
+
+    def __post_init__(self) -> None:
+        check_bounds("memory", self, recall=(0, 65_536))
 
 
 @dataclass(frozen=True)
@@ -193,9 +220,11 @@ class GenerateConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name, low in (("max_tokens", 1), ("beams", 1), ("temperature", 0), ("top_k", 0), ("repetition_penalty", 0.01)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"generate.{name} is {getattr(self, name)}, expected at least {low}")
+        check_bounds(
+            "generate", self, max_tokens=(1, 65_536), min_tokens=(0, 65_536), beams=(1, 256), length_penalty=(-100, 100)
+        )
+        check_bounds("generate", self, temperature=(0, 1000), top_k=(0, _MANY), top_p=(0, 1), min_p=(0, 1), seed=(0, _MANY))
+        check_bounds("generate", self, repetition_penalty=(0.01, 1000), no_repeat_ngram=(0, 65_536))
         if self.beams > 1 and self.temperature > 0:
             raise ConfigError("generate.beams and generate.temperature exclude each other: beam search does not sample")
 
@@ -208,6 +237,11 @@ class EvalConfig:
     ablation_examples: int = 1000  # the same, at most, for memories other than `learned`
     memories: tuple[str, ...] = ("oracle", "learned", "shuffled", "empty")  # oracle where the data names evidence
     bootstrap: int = 1000
+
+    def __post_init__(self) -> None:
+        check_bounds("eval", self, batch_tokens=(1, 1 << 27), max_examples=(0, _MANY), ablation_examples=(0, _MANY))
+        check_bounds("eval", self, bootstrap=(0, 1_000_000))
+        plain_name(self.split, "eval.split")
 
 
 @dataclass(frozen=True)
@@ -224,6 +258,11 @@ class Config:
     seed: int = 1
     run: str = ""  # the run's name; made from the data's and the model's where empty
     preset: str = "tiny"
+
+    def __post_init__(self) -> None:
+        if self.run:
+            plain_name(self.run, "run")
+        check_bounds("", self, seed=(0, _MANY))
 
 
 def build(kind: type, values: dict[str, Any], place: str = "") -> Any:

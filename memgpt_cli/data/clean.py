@@ -1,33 +1,14 @@
 """Cleaning and length limits: what was changed, split, truncated or dropped is counted by reason."""
 
-import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 from memgpt_cli.config import CleanConfig, LimitConfig
 from memgpt_cli.errors import DataError
+from memgpt_cli.ingest.chunk import split_text
 from memgpt_cli.schema import Entry, Episode, Example
 from memgpt_cli.tokenizer import Tokenizer
-
-_BOUNDARIES = (re.compile(r"\n+"), re.compile(r"(?<=[.!?。！？；])\s*"), re.compile(r"\s+|(?<=[，、：])"), re.compile(r"(?=.)"))
-
-
-def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
-    """Cuts text into pieces that fit, nearest to the middle at the best boundary there is: line, sentence, word, character.
-
-    Joined again, the pieces are the text, and none is only white space (a law the tests hold).
-    """
-    if fits(text) or len(text) < 2:
-        return [text]
-    middle = len(text) / 2
-    for boundary in _BOUNDARIES:
-        places = [m.end() for m in boundary.finditer(text) if text[: m.end()].strip() and text[m.end() :].strip()]
-        if places:
-            cut = min(places, key=lambda place: abs(place - middle))
-            return split_text(text[:cut], fits) + split_text(text[cut:], fits)
-    return [text]
 
 
 class Cleaner:

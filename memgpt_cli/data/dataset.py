@@ -9,12 +9,21 @@ import numpy as np
 import pyarrow as pa
 
 from memgpt_cli.errors import DataError
+from memgpt_cli.files import Kind
 from memgpt_cli.schema import Entry, Episode, Example
 from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
 FORMAT = 1
+SPLITS = ("train", "valid", "test")
 ARROW_FILE = "data.arrow"
-MANIFEST = "manifest.json"
+MANIFEST, REJECTS = "manifest.json", "rejects.jsonl"
+DATA_SET = Kind(
+    "a data set",
+    MANIFEST,
+    ("format", "key", "source", "statistics"),
+    (MANIFEST, REJECTS, *TOKENIZER_FILES, *(f"{split}/{ARROW_FILE}" for split in SPLITS)),
+)
 _TEXTS, _IDS = pa.list_(pa.string()), pa.list_(pa.list_(pa.int32()))
 SCHEMA = pa.schema(
     {
@@ -81,9 +90,11 @@ class EpisodeWriter:
         self._writer = pa.ipc.new_stream(str(folder / ARROW_FILE), SCHEMA)
         self._rows: list[dict[str, Any]] = []
         self._size = rows_per_batch
+        self.count = 0
 
     def write(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
+        self.count += 1
         if len(self._rows) >= self._size:
             self.flush()
 
@@ -142,9 +153,13 @@ class EpisodeDataset:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The dataset's manifest; raises DataError where there is none."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         raise DataError("no dataset here: run memgpt preprocess", folder) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{MANIFEST} is damaged ({error}): run memgpt preprocess --force", folder) from error
+    if not DATA_SET.marks(folder):
+        raise DataError(f"{MANIFEST} is no data set's: name another folder", folder)
     if manifest.get("format") != FORMAT:
         raise DataError(f"dataset format {manifest.get('format')}, expected {FORMAT}: run memgpt preprocess again", folder)
     return manifest

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,16 +16,25 @@ from memgpt_cli import hub
 from memgpt_cli.config import DataConfig
 from memgpt_cli.data.augment import Renamer, values_of
 from memgpt_cli.data.clean import Cleaner, Limiter
-from memgpt_cli.data.dataset import ARROW_FILE, FORMAT, MANIFEST, EpisodeDataset, EpisodeWriter, encode_row
+from memgpt_cli.data.dataset import (
+    ARROW_FILE,
+    DATA_SET,
+    FORMAT,
+    MANIFEST,
+    REJECTS,
+    SPLITS,
+    EpisodeDataset,
+    EpisodeWriter,
+    encode_row,
+    read_manifest,
+)
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
 from memgpt_cli.errors import ConfigError, DataError
-from memgpt_cli.files import replace_folder
+from memgpt_cli.files import check_own, locked, new_folder, settle, writing
 from memgpt_cli.schema import Episode
 from memgpt_cli.tokenizer import UNK, Tokenizer, train_tokenizer
 
-SPLITS = ("train", "valid", "test")
-REJECTS = "rejects.jsonl"
-CODE_VERSION = 2  # raised when the same configuration would give other episodes
+CODE_VERSION = 3  # raised when the same configuration would give other episodes
 
 Report = Callable[[str, int], None]
 
@@ -45,21 +52,21 @@ class _Rejects:
 
     path: Path
     stop: bool
-    counts: Counter[str] = field(default_factory=Counter)
+    count: int = 0
+    first: str = ""
 
-    def __call__(self, error: Exception, record: Any) -> None:
+    def __call__(self, error: DataError, record: Any) -> None:
         if self.stop:
             raise error
-        reason = getattr(error, "reason", str(error))
-        row = {
-            "file": str(getattr(error, "path", "")),
-            "line": getattr(error, "line", None),
-            "reason": reason,
-            "record": record,
-        }
-        with open(self.path, "a", encoding="utf-8") as file:
+        row = {"file": str(error.path or ""), "line": error.line, "reason": error.reason, "record": record}
+        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
-        self.counts["records rejected"] += 1
+        self.first = self.first or str(error)
+        self.count += 1
+
+    def words(self) -> str:
+        """What to add to an error that nothing is left; empty where nothing was rejected."""
+        return f": {self.count:,} records were rejected, the first: {self.first}" if self.count else ""
 
 
 def bundled_folder(source: str) -> Path:
@@ -73,7 +80,10 @@ def source_files(config: DataConfig) -> dict[str, list[Path]]:
     for split, names in config.files.items():
         if split not in SPLITS:
             raise ConfigError(f"data.files.{split}: a split is one of {', '.join(SPLITS)}")
-        named[split] = files_of(root, [names] if isinstance(names, str) else list(names))
+        given = [names] if isinstance(names, str) else names
+        if not isinstance(given, list | tuple) or not all(isinstance(name, str) and name for name in given):
+            raise ConfigError(f"data.files.{split} is {names!r}, expected a file's name or a list of them")
+        named[split] = files_of(root, list(given))
     if "train" not in named and not named:
         raise ConfigError(f"data.files names no file: set data.files.train (and valid, test) for data.source={config.source}")
     return named
@@ -102,7 +112,7 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
     """The files of each split, the hash of everything that is read, and the key of what will come of it."""
     source = find_source(config.source)
     files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
-    extra = [Path(v) for k, v in config.options.items() if k == "knowledge_base" and v]
+    extra = [Path(str(v)).expanduser() for k, v in config.options.items() if k == "knowledge_base" and v]
     hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *extra]}
     if config.tokenizer.path:
         hashes["tokenizer"] = given_tokenizer(config).fingerprint
@@ -121,38 +131,42 @@ def given_tokenizer(config: DataConfig) -> Tokenizer:
 
 def is_current(config: DataConfig, root: Path) -> bool:
     """Whether `root/<name>` is what these settings and these files give."""
-    manifest = root / config.name / MANIFEST
-    return manifest.is_file() and json.loads(manifest.read_text()).get("key") == _inputs(config)[2]
+    folder = root / config.name
+    return DATA_SET.marks(folder) and bool(read_manifest(folder)["key"] == _inputs(config)[2])
 
 
 def preprocess(config: DataConfig, root: Path, report: Report = lambda stage, n: None, force: bool = False) -> Result:
     """Builds `root/<name>`, or says that it is already there; a killed run leaves nothing that looks whole.
 
-    Raises DataError for a bad record (unless `on_error=quarantine`) and ConfigError for a bad setting.
+    Raises DataError for a bad record (unless `on_error=quarantine`), ConfigError for a bad setting, and UsageError where
+    the folder is not a data set of ours: nothing in it is touched then.
     """
-    if config.on_error not in ("stop", "quarantine"):
-        raise ConfigError(f"data.on_error is '{config.on_error}', expected stop or quarantine")
     files, hashes, key = _inputs(config)
     folder = root / config.name
-    if not force and (folder / MANIFEST).is_file():
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest.get("key") == key:
+    advice = "name the data set with data.name=NAME"
+    if not force and DATA_SET.marks(folder) and (manifest := read_manifest(folder))["key"] == key:
+        return Result(folder, manifest, already_there=True)
+    check_own(folder, DATA_SET, advice)
+    with locked(folder, lambda process: report(f"waiting for process {process}, which preprocesses {folder.name}", 0)):
+        settle(folder)
+        if not force and DATA_SET.marks(folder) and (manifest := read_manifest(folder))["key"] == key:
             return Result(folder, manifest, already_there=True)
-    root.mkdir(parents=True, exist_ok=True)
-    for stale in root.glob(f".{config.name}.partial-*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    partial = root / f".{config.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        manifest = _build(config, files, partial, report)
-        manifest |= {"key": key, "files": hashes}
-        (partial / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1))
-        replace_folder(partial, folder)
-    finally:
-        if (partial / REJECTS).is_file() and not (folder / REJECTS).is_file():
-            shutil.copy(partial / REJECTS, root / f"{config.name}.{REJECTS}")
-        shutil.rmtree(partial, ignore_errors=True)
+        with new_folder(folder, DATA_SET, advice) as partial:
+            try:
+                manifest = _build(config, files, partial, report)
+            except BaseException:
+                _keep_rejects(partial / REJECTS, root / f"{config.name}.{REJECTS}")
+                raise
+            manifest |= {"key": key, "files": hashes}
+            (partial / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
     return Result(folder, manifest)
+
+
+def _keep_rejects(rejects: Path, beside: Path) -> None:
+    """What was rejected before a run failed is not lost with the rest of it."""
+    if rejects.is_file():
+        with writing(beside, binary=True) as file:
+            file.write(rejects.read_bytes())
 
 
 def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, report: Report) -> dict[str, Any]:
@@ -161,20 +175,19 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
     staged = {}
     for split in _splits(config, files):
         counts = changes.setdefault(split, Counter())
-        rejected = rejects.counts["records rejected"]
+        rejected = rejects.count
         episodes = list(_progress(_read(config, files, split, counts, rejects), report, f"reading {split}"))
-        counts["records rejected"] += rejects.counts["records rejected"] - rejected
+        counts["records rejected"] += rejects.count - rejected
         staged[split] = episodes
+        if not episodes:
+            names = ", ".join(map(str, files.get(split, ()))) or "its source"
+            raise DataError(f"the {split} split holds no episode, nothing could be read from {names}{rejects.words()}")
     _hold_out(config, staged, changes)
     train = staged.get("train") or next(iter(staged.values()))
     tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, report)
     tokenizer.save(folder)
     statistics = {}
     for split, episodes in staged.items():
-        if not episodes:
-            raise DataError(
-                f"the {split} split holds no episode: nothing could be read from {', '.join(map(str, files.get(split, ())))}"
-            )
         limiter = Limiter(config.limits, tokenizer, changes[split])
         writer = EpisodeWriter(folder / split)
         for episode in _progress(episodes, report, f"writing {split}"):
@@ -183,6 +196,8 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
                 _count_losses(row, tokenizer, changes[split])
                 writer.write(row)
         writer.close()
+        if not writer.count:
+            raise DataError(f"no example of the {split} split is within data.limits: raise them, or truncate what is longer")
         statistics[split] = measure(folder / split) | {"changes": {k: v for k, v in sorted(changes[split].items()) if v}}
     return {
         "format": FORMAT,
@@ -235,19 +250,24 @@ def _read(
     else:
         groups = list(files[split]) if files else [None]
     for group in groups:
-        for episode in source.read(group, options, where):
-            sound = _sound(episode, rejects)
-            if sound and (cleaned := clean(sound)):
-                yield cleaned
+        try:
+            for episode in source.read(group, options, where):
+                sound = _sound(episode, rejects)
+                if sound and (cleaned := clean(sound)):
+                    yield cleaned
+        except DataError as error:  # of the file as a whole, or of all that follows in it
+            rejects(error.at(group), None)
 
 
 def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
     """The episode without the examples that cannot be used; each of those is rejected by name."""
-    bad = set()
+    bad: set[int] = set()
     for example, reason in episode.problems():
-        rejects(DataError(reason, episode.id), asdict(episode.examples[example]) if example is not None else None)
         if example is None:
+            rejects(DataError(reason, episode.id), None)
             return None
+        if example not in bad:
+            rejects(DataError(reason, episode.id), asdict(episode.examples[example]))
         bad.add(example)
     kept = tuple(x for n, x in enumerate(episode.examples) if n not in bad)
     return replace(episode, examples=kept) if kept else None
@@ -255,10 +275,11 @@ def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
 
 def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]]) -> None:
     """Takes a share of the training episodes for splits that have no file of their own."""
-    shares = {split: float(share) for split, share in config.hold_out.items() if share}
+    shares = {split: share for split, share in config.hold_out.items() if share}
     if not shares:
         return
-    if sum(shares.values()) >= 1 or any(split not in SPLITS[1:] or split in staged for split in shares):
+    numbers = all(isinstance(share, int | float) and 0 < share < 1 for share in shares.values())
+    if not numbers or sum(shares.values()) >= 1 or any(split not in SPLITS[1:] or split in staged for split in shares):
         raise ConfigError(
             f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
         )

@@ -17,6 +17,7 @@ from memgpt_cli.data.batching import collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import UsageError, did_you_mean
 from memgpt_cli.evaluation.metrics import METRICS, Score, mean_score, ratio_interval
+from memgpt_cli.files import write_text, writing
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer
@@ -242,10 +243,10 @@ def save_results(folder: Path, split: str, conditions: list[Condition]) -> Path:
     """Predictions as JSONL and scores as JSON below `folder`; returns the scores' file."""
     folder.mkdir(parents=True, exist_ok=True)
     for condition in conditions:
-        with open(folder / f"{split}-{condition.memory}.jsonl", "w", encoding="utf-8") as file:
+        with writing(folder / f"{split}-{condition.memory}.jsonl") as file:
             for row in condition.predictions:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
     path = folder / f"{split}-scores.json"
-    path.write_text(json.dumps(scores, ensure_ascii=False, indent=1))
+    write_text(path, json.dumps(scores, ensure_ascii=False, indent=1))
     return path

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from memgpt_cli.files import writing
 from memgpt_cli.memory.records import Item, now
 from memgpt_cli.memory.sqlite import SqliteStore
 
@@ -328,5 +329,6 @@ def draw(result: Result, path: Path) -> None:
     left.set(xscale="log", yscale="log", xlabel="rows", ylabel="median of one query, ms")
     right.set(xscale="log", ylim=(0.9, 1.005), xlabel="rows", ylabel="recall@8")
     left.legend()
-    figure.savefig(path, dpi=120)
+    with writing(path, binary=True) as file:
+        figure.savefig(file, dpi=120, format=path.suffix.lstrip(".").lower() or "png")
     plt.close(figure)

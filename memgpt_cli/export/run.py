@@ -1,8 +1,6 @@
 """One export: written beside its place, checked there, and only then put in it."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,13 +11,15 @@ from torch import Tensor
 
 from memgpt_cli import __version__
 from memgpt_cli.checkpoint import find_run, load_model
+from memgpt_cli.checkpoint.runs import MODEL
 from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import CheckpointError, UsageError, did_you_mean
-from memgpt_cli.files import replace_folder
+from memgpt_cli.files import Kind, check_own, new_folder
 from memgpt_cli.hub import without_place
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import EOS, Tokenizer
+from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
 SENTENCES = (
     ("Anna keeps three grey cats in the house by the river.", "Anna has three cats."),
@@ -89,7 +89,17 @@ def _writers() -> dict[str, Writer]:
     return {"hf": write_hf, "safetensors": write_safetensors, "onnx": write_onnx, "ctranslate2": write_ctranslate2}
 
 
-MARK = "memgpt_export.json"  # --force replaces folders that hold this file, and no others
+MARK = "memgpt_export.json"
+EXPORT = Kind(
+    "an export",
+    MARK,
+    ("format", "run", "memgpt"),
+    (
+        MARK, "README.md", "config.json", "generation_config.json", "model.safetensors", "memory.safetensors", "memory.json",
+        "encoder.onnx", "encoder.onnx.data", "decoder.onnx", "decoder.onnx.data", "model.bin", "shared_vocabulary.json",
+        "special_tokens_map.json", "added_tokens.json", "eval/*.json", "eval/*.jsonl", *TOKENIZER_FILES, *MODEL.within("model"),
+    ),
+)  # fmt: skip
 FORMATS = ("hf", "safetensors", "onnx", "ctranslate2")
 _IMPOSSIBLE = {
     "gguf": "llama.cpp's T5 has no memory, and no package brings its runtime to check an export with; export hf and use its convert_hf_to_gguf.py"
@@ -107,25 +117,18 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
         raise UsageError(
             f"--format {kind} is not possible: {why}" if why else f"'{kind}' is no format.{did_you_mean(kind, FORMATS)}"
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / MARK).is_file():
-            raise UsageError(f"{folder} holds other things than an export: name another folder")
-        if not force:
-            raise UsageError(f"{folder} holds an export already: name another folder, or add --force to replace it")
-    folder = folder.resolve()
+    folder = folder.absolute()
+    if check_own(folder, EXPORT, "name another folder") and any(folder.iterdir()) and not force:
+        raise UsageError(f"{folder} holds an export already: name another folder, or add --force to replace it")
     run = find_run(name, root)
+    if run.resolve() == folder.resolve():
+        raise UsageError(f"{folder} is the run itself: name another folder")
     model, tokenizer, config = load_model(run / "model")
     notes = json.loads((run / "model" / "config.json").read_text()).get("notes", {})
     source = Source(run, model, tokenizer, config, notes, license)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(folder, EXPORT, "name another folder") as partial:
         made = _writers()[kind](source, partial)
         (partial / MARK).write_text(json.dumps({"format": kind, "run": run.name, "memgpt": __version__}))
-        replace_folder(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     made.folder = folder
     return made
 

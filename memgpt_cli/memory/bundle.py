@@ -6,8 +6,7 @@ An export of the import of an export has the same bytes. Ids are a store's own a
 import contextlib
 import hashlib
 import json
-import shutil
-import tempfile
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli.errors import DataError, StoreError
+from memgpt_cli.files import Kind, new_folder
 from memgpt_cli.memory.protocol import Store
 from memgpt_cli.memory.records import Row, Written, as_json, check_row
 
 FORMAT = 1
 MANIFEST, ENTRIES = "manifest.json", "entries.jsonl"
+BUNDLE = Kind("a memory export", MANIFEST, ("format", "entries", "encoders", "sha256"), (MANIFEST, ENTRIES, "keys-*.f32"))
 _FIELDS = ("text", "kind", "meta", "provenance", "created", "updated", "version", "searchable")
 Report = Callable[[str, int], None]
 
@@ -28,22 +29,14 @@ def export(store: Store, namespace: str, folder: Path, report: Report = lambda s
     """Writes the namespace into a new folder, whole or not at all; returns how many entries.
 
     Raises:
-        StoreError: the folder is there already, or cannot be written.
+        StoreError: the folder is there already.
+        OSError: it cannot be written.
     """
-    if folder.exists():
+    if os.path.lexists(folder):
         raise StoreError(f"{folder} is there already: an export never replaces anything")
-    unfinished = folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        count = _write(store, namespace, unfinished, report)
-        unfinished.rename(folder)
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error}") from error
-    finally:
-        if unfinished != folder:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    return count
+    with new_folder(folder, BUNDLE) as partial:
+        partial.chmod(0o700)
+        return _write(store, namespace, partial, report)
 
 
 def _write(store: Store, namespace: str, folder: Path, report: Report) -> int:

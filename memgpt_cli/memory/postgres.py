@@ -82,7 +82,8 @@ class PostgresStore(Server, Store):
             cursor.executemany(query, [(ns.id, encoder, id, self._as_key(ns, key)) for id, key in zip(ids, keys, strict=True)])
 
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
-        row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable))
+        moment = records.now()
+        row = records.check_row(Row(item.text, item.kind, item.meta, [], moment, moment, 1, item.searchable))
         with self._writing() as db:
             ns = self._namespace(namespace, lock=True)
             (found,) = (self._fetch(ns, [id]) if ns else []) or (None,)

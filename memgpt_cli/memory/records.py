@@ -1,5 +1,6 @@
 """What goes into a memory store and what comes out: entries, where they came from, filters, limits, receipts."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +11,14 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli.errors import ConfigError, StoreError, UsageError, did_you_mean
+from memgpt_cli.schema import KINDS
 
 ORIGIN = ("who", "when", "session", "place", "source", "line", "page")
 """The parts of a provenance: who said it, when, in which session and at which place of it, or which file and line."""
+MAX_TEXT_BYTES = 1 << 16
+"""Of an entry's text (UTF-8): some thirty pages. What is longer is cut into several by who brings it."""
+MAX_META_BYTES = 1 << 16
+"""Of what describes an entry, as JSON: `meta`, or one origin."""
 
 
 @dataclass(frozen=True)
@@ -190,12 +196,97 @@ def check_namespace(namespace: str) -> str:
 
 
 def check_row(row: Row) -> Row:
-    """The row itself; raises StoreError where it could not be kept without loss."""
-    if not row.text or row.text.isspace():
-        raise StoreError("an entry is empty")
-    if "\0" in row.text or not is_utf8(row.text):
-        raise StoreError(f"an entry holds a NUL or half a surrogate pair, which no text file should: {row.text[:40]!r}")
+    """The row itself; raises StoreError where it could not be kept without loss, shown and forgotten.
+
+    Every way in passes here: put, edit, import, and what an export holds.
+    """
+    _check_content(row.text, row.kind, row.meta)
+    if not isinstance(row.provenance, list):
+        raise StoreError(f"provenance is {_kind_of(row.provenance)}, expected a list of origins")
+    for origin in row.provenance:
+        _check_origin(origin)
+    for name, date in (("created", row.created), ("updated", row.updated)):
+        if not isinstance(date, str) or not _is_date(date):
+            raise StoreError(f"{name} is {str(date)[:40]!r}, expected a date as 2026-01-31T12:00:00+00:00")
+    if type(row.version) is not int or not 1 <= row.version < 1 << 31:
+        raise StoreError(f"version is {str(row.version)[:40]!r}, expected a number from 1 on")
+    if not isinstance(row.searchable, bool):
+        raise StoreError(f"searchable is {str(row.searchable)[:40]!r}, expected true or false")
+    for fingerprint in row.keys:
+        if not isinstance(fingerprint, str) or len(fingerprint) > 200 or not is_utf8(fingerprint):
+            raise StoreError(f"{str(fingerprint)[:40]!r} is no encoder's fingerprint")
     return row
+
+
+def check_item(item: Item) -> Item:
+    """The same for an entry that is only going to be put."""
+    _check_content(item.text, item.kind, item.meta)
+    _check_origin(item.provenance)
+    return item
+
+
+def _check_content(text: Any, kind: Any, meta: Any) -> None:
+    if not isinstance(text, str):
+        raise StoreError(f"an entry's text is {_kind_of(text)}, expected text")
+    if not text or text.isspace():
+        raise StoreError("an entry is empty")
+    if "\0" in text or not is_utf8(text):
+        raise StoreError(f"an entry holds a NUL or half a surrogate pair (or bytes that are no UTF-8): {text[:40]!r}")
+    if len(text) > MAX_TEXT_BYTES // 4 and (size := text_bytes(text)) > MAX_TEXT_BYTES:
+        raise StoreError(
+            f"an entry of {size:,} bytes, at most {MAX_TEXT_BYTES:,} are kept: put it into a file, and memgpt memory import cuts it"
+        )
+    if kind not in KINDS:
+        raise StoreError(f"kind is {str(kind)[:40]!r}, expected one of {', '.join(KINDS)}")
+    if not meta and isinstance(meta, dict):
+        return
+    _check_json("meta", meta)
+    for name, expected in _TYPED.items():
+        if name in meta and not _is_of(meta[name], expected):
+            raise StoreError(f"meta.{name} is {str(meta[name])[:40]!r}, expected {_NAMES[expected]}")
+
+
+_TYPED: dict[str, Any] = {"said": str, "speaker": str, "closed": bool, "triple": list, "terms": list}
+"""What this program itself reads of `meta`; the rest is the user's."""
+_NAMES = {str: "text", bool: "true or false", list: "a list of three texts", dict: "an object"}
+
+
+def _is_of(value: Any, expected: type) -> bool:
+    if expected is list:
+        return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
+    return isinstance(value, expected)
+
+
+def _kind_of(value: Any) -> str:
+    return {type(None): "nothing", int: "a number", float: "a number"}.get(type(value), f"a {type(value).__name__}")
+
+
+def _check_json(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise StoreError(f"{name} is {_kind_of(value)}, expected an object")
+    text = as_json(value)
+    if not is_utf8(text):
+        raise StoreError(f"{name} holds half a surrogate pair or bytes that are no UTF-8")
+    if text_bytes(text) > MAX_META_BYTES:
+        raise StoreError(f"{name} is {text_bytes(text):,} bytes of JSON, at most {MAX_META_BYTES:,} are kept")
+
+
+def _check_origin(origin: Any) -> None:
+    _check_json("an origin", origin)
+    for name, value in origin.items():
+        if name not in ORIGIN:
+            raise StoreError(f"an origin has '{name[:40]}', expected {', '.join(ORIGIN)}")
+        if not isinstance(value, str | int):
+            raise StoreError(f"an origin's {name} is {_kind_of(value)}, expected text or a number")
+
+
+@functools.lru_cache(4096)
+def _is_date(text: str) -> bool:
+    """Whether it is written as `now` writes it, so that dates compare as texts."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="seconds") == text
+    except (ValueError, OverflowError):
+        return False
 
 
 def is_utf8(text: str) -> bool:
@@ -232,7 +323,7 @@ def as_json(value: Any) -> str:
         return "[]" if isinstance(value, list | tuple) else "{}"
     try:
         return _encode(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"what describes an entry must be JSON: {error}") from error
 
 
@@ -332,8 +423,12 @@ def check_edit(namespace: str, id: int, old: Stored | None, if_version: int | No
 
 def echoes(forgotten: Iterable[Stored], silent: Iterable[Stored]) -> list[int]:
     """Ids of silent entries that only say again what is forgotten: no copy of it is to stay."""
-    said = {e.meta.get("said", e.text).strip() for e in forgotten}
-    return [e.id for e in silent if e.meta.get("said", e.text).strip() in said]
+
+    def said(entry: Stored) -> str:
+        return str(entry.meta.get("said", entry.text)).strip()
+
+    gone = {said(e) for e in forgotten}
+    return [e.id for e in silent if said(e) in gone]
 
 
 def check_choice(ids: object, where: object, everything: bool) -> None:

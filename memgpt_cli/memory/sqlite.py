@@ -123,7 +123,8 @@ class SqliteStore(Store):
 
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         keys = {} if item.key is None or not item.searchable else {self.fingerprint: item.key}
-        row = records.check_row(Row(item.text, item.kind, item.meta, [], "", records.now(), 1, item.searchable, keys))
+        moment = records.now()
+        row = records.check_row(Row(item.text, item.kind, item.meta, [], moment, moment, 1, item.searchable, keys))
         with self._db.writing() as db:
             ns = self._namespace(db, namespace)
             (found,) = (entries.fetch(db, ns.id, [id]) if ns else []) or (None,)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PAD, EOS, UNK = 0, 1, 2
+FILES = ("tokenizer.model", "tokenizer.json", "spiece.model", "tokenizer_config.json")
+"""Every file that a tokenizer's `save` may write."""
 
 
 class Tokenizer(ABC):

@@ -5,6 +5,7 @@ The unknown id is never produced: bytes stand in.
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -78,8 +79,8 @@ class LosslessTokenizer(Tokenizer):
             raise CheckpointError(f"no tokenizer at {file}")
         try:
             return LosslessTokenizer(file.read_bytes())
-        except (RuntimeError, OSError) as error:
-            raise CheckpointError(f"{file} is not a SentencePiece model: {error}") from error
+        except RuntimeError as error:
+            raise CheckpointError(f"{file} is not a SentencePiece model, or a damaged one") from error
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> LosslessTokenizer:
@@ -116,5 +117,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> Los
             num_threads=1,  # more threads would make the pieces depend on the machine
         )
     except RuntimeError as error:
-        raise ConfigError(f"no tokenizer of {vocab_size} pieces can be trained from this text: {error}") from error
+        needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
+        why = f"its characters alone need {needed.group(1)}" if needed else "there is too little of it, or none"
+        raise ConfigError(f"data.tokenizer.vocab_size: no {vocab_size} pieces can be made from this text: {why}") from error
     return LosslessTokenizer(sink.getvalue())

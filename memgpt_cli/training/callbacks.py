@@ -1,11 +1,13 @@
 """Callbacks: checkpoints that survive anything, a history with a plotted curve, and a progress bar."""
 
 import json
-import shutil
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
@@ -14,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from memgpt_cli.checkpoint import load_tree, save_tree
+from memgpt_cli.checkpoint.runs import CHECKPOINTS, CURVE, HISTORY, STATE
+from memgpt_cli.files import remove_folder, write_text, writing
 from memgpt_cli.training.module import MemoryModule
-
-HISTORY, CURVE, CHECKPOINTS = "history.jsonl", "learning_curve.png", "checkpoints"
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -30,12 +32,13 @@ class SafeCheckpointIO(CheckpointIO):
         return tree
 
     def remove_checkpoint(self, path: Any) -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        remove_folder(Path(path), STATE)
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """Whole checkpoints of a run, the newest first."""
-    return sorted((p for p in (run / CHECKPOINTS).glob("step-*") if p.is_dir()), reverse=True)
+    found = (p for p in (run / CHECKPOINTS).glob("step-*") if re.fullmatch(r"step-\d{8}", p.name) and STATE.marks(p))
+    return sorted(found, reverse=True)
 
 
 class KeepCheckpoints(L.Callback):
@@ -52,11 +55,17 @@ class KeepCheckpoints(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best, self.waited = state["best"], state["waited"]
 
+    def _place(self, step: int) -> Path:
+        return self.run / CHECKPOINTS / f"step-{step:08d}"
+
+    def has(self, step: int) -> bool:
+        return self._place(step).exists()
+
     def save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.run / CHECKPOINTS / f"step-{trainer.global_step:08d}")
+        trainer.save_checkpoint(self._place(trainer.global_step))
         if trainer.is_global_zero:
             for old in checkpoint_folders(self.run)[self.keep :]:
-                shutil.rmtree(old, ignore_errors=True)
+                remove_folder(old, STATE, "move it out of the run")
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         validates = trainer.global_step % int(trainer.val_check_batch or 1) == 0
@@ -90,7 +99,7 @@ class History(L.Callback):
         """Forgets what a killed run wrote past its last checkpoint: those steps happen again."""
         if trainer.is_global_zero and (self.run / HISTORY).is_file():
             rows = [r for r in read_history(self.run) if r["step"] <= trainer.global_step]
-            (self.run / HISTORY).write_text("".join(json.dumps(r) + "\n" for r in rows))
+            write_text(self.run / HISTORY, "".join(json.dumps(r) + "\n" for r in rows))
 
     def write(self, trainer: L.Trainer, row: dict[str, Any]) -> None:
         if trainer.is_global_zero:
@@ -152,7 +161,8 @@ def draw_curve(run: Path) -> Path | None:
     axes.grid(alpha=0.3)
     figure.legend(loc="upper right", bbox_to_anchor=(0.88, 0.87), fontsize=8)
     figure.tight_layout()
-    figure.savefig(run / CURVE)
+    with writing(run / CURVE, binary=True) as file:
+        figure.savefig(file, format="png")
     pyplot.close(figure)
     return run / CURVE
 
@@ -223,3 +233,52 @@ class StopAfter(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         late = bool(self.minutes) and self.spent + time.monotonic() - self.began > 60 * self.minutes
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(trainer.should_stop or late, all=False)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: training ended after `step`, which is saved."""
+
+    def __init__(self, signal: int, step: int) -> None:
+        self.signal, self.step = signal, step
+
+
+class StopGently(L.Callback):
+    """Ctrl-C and SIGTERM end training after the current step, saved as it is: nothing is validated, so that the resumed
+    run is the run that was not interrupted. A second one ends it at once. To be the last callback.
+    """
+
+    def __init__(self, keep: KeepCheckpoints) -> None:
+        self.keep, self.caught = keep, 0
+        self._before: dict[int, Any] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._catch)
+            except ValueError:  # not the main thread: signals are not ours
+                return
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if trainer.global_step % int(trainer.val_check_batch or 1):  # else after the validation that is due
+            self._stop(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if trainer.state.fn == "fit":
+            self._stop(trainer)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        done = trainer.global_step >= trainer.max_steps > 0
+        if trainer.strategy.reduce_boolean_decision(bool(self.caught), all=False) and not done:
+            if not self.keep.has(trainer.global_step):
+                self.keep.save(trainer)
+            raise Interrupted(self.caught or signal.SIGTERM, trainer.global_step)

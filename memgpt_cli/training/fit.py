@@ -2,11 +2,10 @@
 
 import json
 import logging
-import signal
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
@@ -17,21 +16,24 @@ from torch.utils.data import DataLoader, Dataset
 
 from memgpt_cli import hub
 from memgpt_cli.checkpoint import load_pretrained, save_model
+from memgpt_cli.checkpoint.runs import ADAPTER, CHECKPOINTS, MODEL, PEFT, RUN
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.batching import TrainStream, collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
-from memgpt_cli.errors import TrainingStopped, UsageError
+from memgpt_cli.errors import BusyError, TrainingStopped, UsageError
+from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.tokenizer import Tokenizer
 from memgpt_cli.training.callbacks import (
-    CHECKPOINTS,
     History,
+    Interrupted,
     KeepCheckpoints,
     SafeCheckpointIO,
     ShowProgress,
     StopAfter,
+    StopGently,
     checkpoint_folders,
 )  # fmt: skip
 from memgpt_cli.training.hardware import check_devices, tune_cpu
@@ -133,14 +135,29 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 _FREE = ("trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
 
 
-def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> Path | None:
-    """The checkpoint to go on from, if any; raises UsageError where the run was started with other settings."""
-    settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key}
-    file = run / SETTINGS
-    if fresh and run.exists():
-        import shutil
+def is_first_process() -> bool:
+    """Whether this is the process that writes the run; those that Lightning or torchrun start beside it write nothing."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
-        shutil.rmtree(run)
+
+def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> Path | None:
+    """The checkpoint to go on from, if any.
+
+    Raises UsageError where the run was started with other settings, or the folder is no run of ours: nothing in it is
+    touched then.
+    """
+    settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key}
+    file, advice = run / SETTINGS, "add run=NAME for another run"
+    if not is_first_process():
+        return next(iter(checkpoint_folders(run)), None)
+    settle(run)
+    if check_marked(run, RUN, advice) and RUN.marks(run):
+        settle_inside(run)
+        settle_inside(run / CHECKPOINTS)
+    if fresh:
+        remove_folder(run, RUN, advice)
+    check_own(run / "model", MODEL, advice)  # training replaces these two
+    check_own(run / ADAPTER, PEFT, advice)
     if file.is_file() and (checkpoint_folders(run) or (run / "model").is_dir()):
         changed = [d for d in _differences(json.loads(file.read_text()), settings) if not d.startswith(_FREE)]
         if changed:
@@ -148,17 +165,32 @@ def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> P
             raise UsageError(
                 f"run '{run.name}' was started with other settings ({shown}): add run=NAME for a new run, or --fresh to start over"
             )
-    run.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, ensure_ascii=False, indent=1))
-    found = checkpoint_folders(run)
-    return found[0] if found else None
+    text = json.dumps(settings, ensure_ascii=False, indent=1)
+    if file.is_file():
+        write_text(file, text)
+    else:
+        with new_folder(run, RUN, advice) as partial:
+            (partial / SETTINGS).write_text(text, encoding="utf-8")
+    return next(iter(checkpoint_folders(run)), None)
 
 
 def train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool = False) -> dict[str, Any]:
     """Trains, or goes on training, into the run folder; returns the last scores.
 
-    Raises UsageError for devices that are not there, TrainingStopped after Ctrl-C (the state is saved).
+    Raises UsageError for devices that are not there, BusyError where another process trains this run, and TrainingStopped
+    after Ctrl-C or SIGTERM (the state is saved).
     """
+
+    def busy(process: str) -> None:
+        raise BusyError(f"run '{run.name}' is being trained by process {process}: wait for it, or add run=NAME for another run")
+
+    if not is_first_process():
+        return _train(config, data_folder, run, console, fresh)
+    with locked(run, busy):
+        return _train(config, data_folder, run, console, fresh)
+
+
+def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool) -> dict[str, Any]:
     check_devices(config.trainer)
     if config.model.init_from and config.trainer.precision == "16-mixed":
         raise UsageError("T5's activations overflow in trainer.precision=16-mixed: type bf16-mixed or 32-true")
@@ -179,10 +211,11 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
         best = trained.best_guess
         save_model(run / "model", merged_weights(best), data.tokenizer, replace(config, model=model.config), notes)
         if config.optim.trainable == "lora":
-            save_adapter(best, config.optim, run / "adapter")
+            save_adapter(best, config.optim, run / ADAPTER)
 
     keep = KeepCheckpoints(run, settings.checkpoint_every, settings.keep_checkpoints, save_best)
-    trainer = _make_trainer(config, run, console, keep)
+    stop = StopGently(keep)
+    trainer = _make_trainer(config, run, console, keep, stop)
     if trainer.is_global_zero:
         size = sum(p.numel() for p in model.parameters())
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -196,20 +229,22 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
             f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
         )
         return {}
-    interrupted = _stop_gently(trainer)
-    trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
-    if trainer.global_step and not (run / CHECKPOINTS / f"step-{trainer.global_step:08d}").exists():
+    try:
+        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
+    except Interrupted as error:
+        stopped = TrainingStopped(f"stopped at step {error.step}, saved in {run}: the same command goes on from there")
+        stopped.exit_code = 128 + error.signal
+        raise stopped from None
+    if trainer.global_step and not keep.has(trainer.global_step):
         keep.save(trainer)
-    if not interrupted and trainer.global_step % settings.val_every:
+    if trainer.global_step % settings.val_every:
         trainer.validate(module, data, verbose=False)  # the last steps count too
-    if interrupted:
-        raise TrainingStopped(f"stopped at step {trainer.global_step}, saved in {run}: the same command goes on from there")
     if not (run / "model").is_dir() and trainer.is_global_zero:
         save_best(module, {"step": trainer.global_step})
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
-def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpoints) -> L.Trainer:
+def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpoints, stop: StopGently) -> L.Trainer:
     settings = config.trainer
     return L.Trainer(
         accelerator=settings.accelerator,
@@ -223,7 +258,7 @@ def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpo
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(str(run), name="", version="logs"),
-        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep],
+        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep, stop],
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -231,20 +266,6 @@ def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpo
         log_every_n_steps=settings.log_every,
         use_distributed_sampler=False,
     )
-
-
-def _stop_gently(trainer: L.Trainer) -> list[int]:
-    """Ctrl-C ends training after the current step; a second one ends it at once."""
-    caught: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        trainer.should_stop = True
-
-    signal.signal(signal.SIGINT, stop)
-    return caught
 
 
 def _quiet() -> None:

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memgpt_cli.checkpoint.families import weight_names
-from memgpt_cli.checkpoint.runs import ENTRY_KEY
+from memgpt_cli.checkpoint.runs import ENTRY_KEY, PEFT
 from memgpt_cli.config import OptimConfig
 from memgpt_cli.errors import UsageError
+from memgpt_cli.files import new_folder
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
 
@@ -67,7 +68,6 @@ def save_adapter(model: MemoryTransformer, optim: OptimConfig, folder: Path) -> 
 
     `PeftModel.from_pretrained(T5ForConditionalGeneration.from_pretrained(base), folder)` is the same model, without memory.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     theirs = {k.removesuffix(".weight"): v.removesuffix(".weight") for k, v in weight_names(model.config).items()}
     tensors = {}
     for name, weight in model.state_dict().items():
@@ -75,8 +75,9 @@ def save_adapter(model: MemoryTransformer, optim: OptimConfig, folder: Path) -> 
         if dot:
             side = part.split(".")[0]
             tensors[f"base_model.model.{theirs[module]}.lora_{side}.weight"] = weight.detach().cpu().contiguous()
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(_adapter_config(model.config, optim), indent=1))
+    with new_folder(folder, PEFT) as partial:
+        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        (partial / "adapter_config.json").write_text(json.dumps(_adapter_config(model.config, optim), indent=1))
 
 
 def _adapter_config(model: ModelConfig, optim: OptimConfig) -> dict[str, Any]:

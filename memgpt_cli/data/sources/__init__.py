@@ -6,11 +6,12 @@ A reader is `read(file, options, where) -> Iterator[Episode]`: it yields episode
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from memgpt_cli.errors import ConfigError, did_you_mean
+from memgpt_cli.errors import ConfigError, DataError, did_you_mean
+from memgpt_cli.ingest.text import Reject
 from memgpt_cli.schema import Episode
 
 
@@ -33,7 +34,7 @@ _SOURCES = {
     "dialogsum": ("summarisation", "read_dialogsum", "DialogueDocumentOptions"),
     "qmsum": ("summarisation", "read_qmsum", "DialogueDocumentOptions"),
     "parallel": ("parallel", "read_parallel", "ParallelOptions"),
-    "text": ("text", "read_text", "TextOptions"),
+    "text": ("text", "read_plain", "TextOptions"),
     "wikitext": ("text", "read_wikitext", "TextOptions"),
     "eltec": ("text", "read_eltec", "TextOptions"),
     "facts": ("facts", "generate_facts", "FactsOptions"),
@@ -47,7 +48,18 @@ class Where:
 
     split: str
     seed: int
-    reject: Callable[[Exception, Any], None]
+    reject: Reject
+
+    def each(self, rows: Iterable[tuple[int, Any]], path: object, make: Callable[[int, Any], Episode]) -> Iterator[Episode]:
+        """An episode of every row; one that is not as `make` expects it is rejected with its place, and no other with it."""
+        for number, record in rows:
+            try:
+                yield make(number, record)
+            except DataError as error:
+                self.reject(error.at(path, number), record)
+            except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+                what = "something is missing, or a list, an object or a text stands where another is expected"
+                self.reject(DataError(f"{what} ({type(error).__name__})", path, number), record)
 
 
 def find_source(name: str) -> Source:
@@ -68,8 +80,12 @@ def make_options(source: Source, given: dict[str, Any]) -> Any:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     for f in dataclasses.fields(source.options):
         value, default = values.get(f.name, f.default), f.default
-        if isinstance(default, (int, str)) and not isinstance(value, type(default)):
+        if isinstance(default, float) and type(value) is int:
+            value = values[f.name] = float(value)
+        if isinstance(default, (int, float, str)) and (not isinstance(value, type(default)) or isinstance(value, bool)):
             raise ConfigError(f"data.options.{f.name} is {value!r}, expected {type(default).__name__}")
+        if isinstance(value, int) and not 0 <= value < 1 << 31:
+            raise ConfigError(f"data.options.{f.name} is {value}, expected 0 to {(1 << 31) - 1:,}")
     return source.options(**values)
 
 
@@ -78,7 +94,7 @@ def files_of(root: Path, names: list[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         matches = sorted(root.glob(name)) if any(c in name for c in "*?[") else [root / name]
-        matches = [m for m in matches if m.exists()]
+        matches = [m for m in matches if m.is_file() or m.is_dir()]
         if not matches:
             raise ConfigError(f"no file matches {root / name}: set data.path to the folder that holds it")
         found += matches

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.lines import parse_json, read_json_records, read_lines, read_text_file, text_field
 from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.ingest.text import parse_json, read_json_records, read_lines, read_text, text_field
 from memgpt_cli.schema import Entry, Episode, Example, render_triple
 
 
@@ -98,7 +98,7 @@ def read_dialog_babi(path: Path, options: DialogueOptions, where: Where) -> Iter
         if events:
             yield dialogue_episode(f"{path.name}:{start}", events, options)
 
-    for number, line in read_lines(path, where):
+    for number, line in read_lines(path, where.reject):
         if not line.strip():
             yield from close()
             events, start = [], number + 1
@@ -124,15 +124,22 @@ def load_knowledge_base(path: str) -> list[Fact]:
     """Facts of a JSON knowledge base: a list of triples, or {head: [triple or [relation, tail], …]}."""
     if not path:
         return []
-    data = parse_json(read_text_file(Path(path)))
-    rows = data if isinstance(data, list) else [[head, *row][-3:] for head, rows in data.items() for row in rows]
-    seen: dict[str, Fact] = {}
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, list) or len(row) != 3 or not all(isinstance(p, str) for p in row):
-            raise DataError(f"a triple of three texts expected, found {str(row)[:80]}", path, number)
-        triple = fact(*row)
-        seen.setdefault(triple.text, triple)
-    return list(seen.values())
+    file = Path(path).expanduser()
+    try:
+        data = parse_json(read_text(file), lines=True)
+        heads = data if isinstance(data, dict) else {"": data}
+        rows = [[head, *row][-3:] if isinstance(row, list) else row for head, rows in heads.items() for row in _listed(rows)]
+        return list({triple.text: triple for triple in map(_triple, rows)}.values())
+    except DataError as error:
+        raise error.at(file) from error
+
+
+def _listed(rows: Any) -> list[Any]:
+    if not isinstance(rows, list):
+        raise DataError(
+            f"a knowledge base is a list of triples, or an object with such a list for each head; found {str(rows)[:80]}"
+        )
+    return rows
 
 
 def _knowledge(turn_facts: list[list[Fact]], base: list[Fact], options: DialogueOptions) -> list[Fact]:
@@ -153,59 +160,52 @@ def _with_facts(messages: list[Turn], turn_facts: list[list[Fact]], first: list[
 def read_kdconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
     """KdConv (Zhou et al., ACL 2020): Chinese dialogues whose messages carry the triples they rest on."""
     base = load_knowledge_base(options.knowledge_base)
-    for number, record in read_json_records(path, where):
-        try:
-            messages = record.get("messages")
-            if not isinstance(messages, list):
-                raise DataError("field 'messages' is missing or no list")
-            turns, facts = [], []
-            for n, message in enumerate(messages):
-                turns.append(Turn("AB"[n % 2], text_field(message, "message")))
-                facts.append(
-                    [fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs") or ()]
-                )
-            events = _with_facts(turns, facts, _knowledge(facts, base, options))
-            yield dialogue_episode(f"{path.parent.name}/{path.name}:{number}", events, options)
-        except (DataError, TypeError, AttributeError) as error:
-            where.reject(_placed(error, path, number), record)
+
+    def make(number: int, record: dict[str, Any]) -> Episode:
+        messages = record.get("messages")
+        if not isinstance(messages, list):
+            raise DataError("field 'messages' is missing or no list")
+        turns, facts = [], []
+        for n, message in enumerate(messages):
+            turns.append(Turn("AB"[n % 2], text_field(message, "message")))
+            facts.append(
+                [fact(*(text_field(a, k) for k in ("name", "attrname", "attrvalue"))) for a in message.get("attrs") or ()]
+            )
+        events = _with_facts(turns, facts, _knowledge(facts, base, options))
+        return dialogue_episode(f"{path.parent.name}/{path.name}:{number}", events, options)
+
+    yield from where.each(read_json_records(path, where.reject), path, make)
 
 
 def read_duconv(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
     """DuConv (Wu et al., ACL 2019): knowledge and goal are given with the dialogue and stand before it."""
-    for number, record in read_json_records(path, where):
-        try:
-            if not isinstance(record.get("conversation"), list):
-                raise DataError("field 'conversation' is missing or no list")
-            facts = [fact(*triple) for triple in [*record.get("goal", ()), *record.get("knowledge", ())]]
-            turns = [Turn("AB"[n % 2], text) for n, text in enumerate(record["conversation"])]
-            yield dialogue_episode(f"{path.name}:{number}", [*facts, *turns], options)
-        except (DataError, TypeError) as error:
-            problem = error if isinstance(error, DataError) else DataError("a triple of three texts expected in 'knowledge'")
-            where.reject(problem.at(path, number), record)
+
+    def make(number: int, record: dict[str, Any]) -> Episode:
+        said = record.get("conversation")
+        if not isinstance(said, list) or not all(isinstance(text, str) for text in said):
+            raise DataError("field 'conversation' is missing or no list of texts")
+        facts = [_triple(triple) for triple in [*record.get("goal", ()), *record.get("knowledge", ())]]
+        turns = [Turn("AB"[n % 2], text) for n, text in enumerate(said)]
+        return dialogue_episode(f"{path.name}:{number}", [*facts, *turns], options)
+
+    yield from where.each(read_json_records(path, where.reject), path, make)
 
 
 def read_dialogue(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
     """Generic dialogues: JSON or JSONL records with a list of messages, each with a speaker, a text, and perhaps triples."""
     base = load_knowledge_base(options.knowledge_base)
-    for number, record in read_json_records(path, where):
-        try:
-            messages = record.get(options.messages)
-            if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-                raise DataError(f"field '{options.messages}' is missing or no list of objects")
-            turns = [Turn(text_field(m, options.speaker), text_field(m, options.text)) for m in messages]
-            facts = [[_triple(t) for t in m.get(options.knowledge) or ()] for m in messages]
-            given = [_triple(t) for t in record.get(options.knowledge) or ()]
-            events = _with_facts(turns, facts, _knowledge(facts, base + given, options))
-            yield dialogue_episode(f"{path.name}:{number}", events, options)
-        except (DataError, TypeError, AttributeError) as error:
-            where.reject(_placed(error, path, number), record)
 
+    def make(number: int, record: dict[str, Any]) -> Episode:
+        messages = record.get(options.messages)
+        if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+            raise DataError(f"field '{options.messages}' is missing or no list of objects")
+        turns = [Turn(text_field(m, options.speaker), text_field(m, options.text)) for m in messages]
+        facts = [[_triple(t) for t in m.get(options.knowledge) or ()] for m in messages]
+        given = [_triple(t) for t in record.get(options.knowledge) or ()]
+        events = _with_facts(turns, facts, _knowledge(facts, base + given, options))
+        return dialogue_episode(f"{path.name}:{number}", events, options)
 
-def _placed(error: Exception, path: Path, number: int) -> DataError:
-    problem = (
-        error if isinstance(error, DataError) else DataError(f"a list where none was expected, or the other way round: {error}")
-    )
-    return problem.at(path, number)
+    yield from where.each(read_json_records(path, where.reject), path, make)
 
 
 def _triple(value: Any) -> Fact:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.lines import read_lines
 from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.ingest.text import read_lines
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -87,7 +87,7 @@ def _pairs(source: Path, target: Path, where: Where) -> dict[int, tuple[str, str
     sides, last = [], []
     for path in (source, target):
         rejected: list[int] = []
-        lines = dict(read_lines(path, where, rejected.append))
+        lines = dict(read_lines(path, where.reject, rejected.append))
         sides.append(lines)
         last.append(max([*lines, *rejected], default=0))
     if last[0] != last[1]:

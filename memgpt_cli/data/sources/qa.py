@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.chunks import chunk_entries
-from memgpt_cli.data.sources.lines import parse_json, read_lines, read_text_file, text_field
 from memgpt_cli.errors import DataError
+from memgpt_cli.ingest.chunk import chunk_entries
+from memgpt_cli.ingest.text import parse_json, read_lines, read_text, text_field
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -24,32 +24,34 @@ class PassageOptions:
 
 
 def read_squad(path: Path, options: PassageOptions, where: Where) -> Iterator[Episode]:
-    """SQuAD v1.1 JSON (arXiv 1606.05250), as CMRC 2018 and DRCD use it too; answer spans give the evidence."""
+    """SQuAD v1.1 JSON (arXiv 1606.05250), as CMRC 2018 and DRCD use it too; answer spans give the evidence.
+
+    Places are numbers of articles (or of passages, where they are the episodes), from 1.
+    """
     try:
-        data = parse_json(read_text_file(path))
-        articles = data["data"] if isinstance(data, dict) else None
-        if not isinstance(articles, list):
-            raise DataError("expected an object with a list 'data'", path)
-    except (DataError, KeyError) as error:
-        where.reject(error if isinstance(error, DataError) else DataError("field 'data' is missing", path), None)
-        return
-    number = 0
-    for article in articles:
-        if not isinstance(article, dict):
-            where.reject(DataError(f"an article is {type(article).__name__}, expected an object", path), article)
-            continue
-        groups = [[p] for p in article.get("paragraphs", ())] if options.per == "passage" else [article.get("paragraphs", [])]
-        for group in groups:
-            number += 1
-            try:
-                bad: list[tuple[DataError, Any]] = []
-                if group:
-                    yield _passages(f"{path.name}:{number}", group, options, bad)
-                for problem, question in bad:
-                    where.reject(problem.at(path, number), question)
-            except (DataError, TypeError, AttributeError, ValueError) as error:
-                reason = error if isinstance(error, DataError) else DataError(f"no SQuAD article: {error}")
-                where.reject(reason.at(path, number), None)
+        data = parse_json(read_text(path), lines=True)
+    except DataError as error:
+        raise error.at(path) from error
+    articles = data.get("data") if isinstance(data, dict) else None
+    if not isinstance(articles, list):
+        raise DataError("expected an object with a list 'data'", path)
+
+    def groups() -> Iterator[list[Any]]:
+        for number, article in enumerate(articles, 1):
+            paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+            if not isinstance(paragraphs, list):
+                where.reject(DataError("expected an article with a list 'paragraphs'", path, number), article)
+            else:
+                yield from [[p] for p in paragraphs] if options.per == "passage" else [paragraphs]
+
+    def make(number: int, group: list[Any]) -> Episode:
+        bad: list[tuple[DataError, Any]] = []
+        episode = _passages(f"{path.name}:{number}", group, options, bad)
+        for problem, question in bad:
+            where.reject(problem.at(path, number), question)
+        return episode
+
+    yield from where.each(enumerate((group for group in groups() if group), 1), path, make)
 
 
 def _passages(
@@ -60,11 +62,21 @@ def _passages(
     pending = []
     for n, paragraph in enumerate(paragraphs):
         first = len(entries)
-        entries += chunk_entries(text_field(paragraph, "context"), options.chunk, passage=n)
-        for question in paragraph.get("qas", ()):
-            answers = [(text_field(a, "text"), int(a.get("answer_start", -1))) for a in question.get("answers", ())]
-            if not answers:
-                bad.append((DataError(f"question {question.get('id')} has no answer"), question))
+        try:
+            entries += chunk_entries(text_field(paragraph, "context"), options.chunk, passage=n)
+            questions = list(paragraph.get("qas", ()))
+        except (DataError, TypeError, AttributeError) as error:
+            bad.append((error if isinstance(error, DataError) else DataError("no passage as SQuAD has them"), paragraph))
+            continue
+        for question in questions:
+            try:
+                answers = [(text_field(a, "text"), int(a.get("answer_start", -1))) for a in question.get("answers", ())]
+                text_field(question, "question")
+                if not answers:
+                    raise DataError(f"question {question.get('id')} has no answer")
+            except (DataError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                problem = error if isinstance(error, DataError) else DataError("no question as SQuAD has them")
+                bad.append((problem, question))
                 continue
             evidence = {_holding(entries, first, text, start) for text, start in answers} - {-1}
             texts = tuple(dict.fromkeys(text for text, _ in answers))
@@ -100,7 +112,7 @@ def read_babi(path: Path, options: BabiOptions, where: Where) -> Iterator[Episod
         if examples:
             yield Episode(f"{path.stem}:{start}", tuple(entries), tuple(examples), {"task": path.stem.split("_")[0]})
 
-    for number, line in read_lines(path, where):
+    for number, line in read_lines(path, where.reject):
         if not line.strip():
             continue
         try:

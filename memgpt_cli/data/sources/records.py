@@ -1,15 +1,15 @@
 """Generic records, JSONL, CSV, Parquet or a `datasets` data set, with a mapping of fields to input, target and memory."""
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.chunks import chunk_entries
-from memgpt_cli.data.sources.lines import MAX_LINE_BYTES, read_json_records, read_lines, text_field
 from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.ingest.chunk import chunk_entries
+from memgpt_cli.ingest.table import read_csv_records, read_parquet
+from memgpt_cli.ingest.text import plain_suffix, read_json_records, text_field
 from memgpt_cli.schema import TASKS, Entry, Episode, Example, render_triple
 
 
@@ -39,19 +39,26 @@ class RecordOptions:
 def read_records(path: Path | None, options: RecordOptions, where: Where) -> Iterator[Episode]:
     if options.task not in TASKS:
         raise ConfigError(f"data.options.task is '{options.task}', expected one of {', '.join(TASKS)}")
+    if len(options.delimiter) != 1:
+        raise ConfigError(f"data.options.delimiter is {options.delimiter!r}, expected one character")
     name = path.name if path else options.hub
-    for number, record in _rows(path, options, where) if path else _hub(options, where):
-        try:
-            yield _episode(f"{name}:{number}", record, options)
-        except DataError as error:
-            where.reject(error.at(path or options.hub, number), record)
+    rows = _rows(path, options, where) if path else _hub(options, where)
+    yield from where.each(rows, path or options.hub, lambda n, record: _episode(f"{name}:{n}", record, options))
+
+
+def _splits(options: RecordOptions) -> dict[str, str]:
+    """Our name of a split -> theirs."""
+    pairs = [part.partition("=") for part in options.split.split(",")]
+    if not all(ours and theirs for ours, _, theirs in pairs):
+        raise ConfigError(f"data.options.split is '{options.split}', expected pairs as in train=train,valid=validation")
+    return {ours: theirs for ours, _, theirs in pairs}
 
 
 def _hub(options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a hub data set; the only source that uses the network, and only because its id was given."""
     from datasets import load_dataset
 
-    names = dict(part.split("=", 1) for part in options.split.split(","))
+    names = _splits(options)
     try:
         data = load_dataset(options.hub, options.hub_config or None, split=names.get(where.split, where.split))
     except (OSError, ValueError, ConnectionError) as error:
@@ -60,58 +67,24 @@ def _hub(options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, 
 
 
 def _rows(path: Path, options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, Any]]]:
-    name = path.name.lower()
+    suffix = plain_suffix(path)
     if path.is_dir():
-        yield from _saved(path, options, where)
-    elif name.endswith(".parquet"):
-        yield from _parquet(path, options)
-    elif name.endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz")):
-        delimiter = "\t" if ".tsv" in name else options.delimiter
-        csv.field_size_limit(MAX_LINE_BYTES)
-        reader = csv.DictReader((line + "\n" for _, line in read_lines(path, where)), delimiter=delimiter, strict=True)
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                where.reject(DataError(f"broken CSV: {error}", path, reader.line_num), None)
-                continue
-            if None in row or None in row.values():
-                found = sum(v is not None for k, v in row.items() if k is not None) + len(row.get(None) or ())
-                where.reject(DataError(f"{found} fields, expected {len(reader.fieldnames or ())}", path, reader.line_num), row)
-                continue
-            yield reader.line_num, row
-    else:
-        yield from read_json_records(path, where)
-
-
-def _parquet(path: Path, options: RecordOptions) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise DataError(f"no readable Parquet file: {error}", path) from error
-    types = {field.name: field.type for field in file.schema_arrow}
-    for name in (options.input, options.target):
-        if name not in types:
-            raise DataError(f"column '{name}' is missing, found {', '.join(types)}", path)
-        if not (pyarrow.types.is_string(types[name]) or pyarrow.types.is_large_string(types[name])):
-            raise DataError(f"column '{name}' is {types[name]}, expected string", path)
-    number = 0
-    for batch in file.iter_batches(1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+        return _saved(path, options, where)
+    if suffix == ".parquet":
+        return read_parquet(path, where.reject, (options.input, options.target))
+    if suffix in (".csv", ".tsv"):
+        return read_csv_records(path, where.reject, "\t" if suffix == ".tsv" else options.delimiter)
+    return read_json_records(path, where.reject)
 
 
 def _saved(path: Path, options: RecordOptions, where: Where) -> Iterator[tuple[int, dict[str, Any]]]:
     from datasets import DatasetDict, load_from_disk
 
-    data = load_from_disk(str(path))
-    names = dict(part.split("=", 1) for part in options.split.split(","))
+    try:
+        data = load_from_disk(str(path))
+    except Exception as error:  # a damaged one raises what Arrow and JSON raise
+        raise DataError("is a folder, but no data set that `datasets` saved, or a damaged one", path) from error
+    names = _splits(options)
     if isinstance(data, DatasetDict):
         name = names.get(where.split, where.split)
         if name not in data:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.chunks import chunk_entries
 from memgpt_cli.data.sources.dialogue import render_turn
-from memgpt_cli.data.sources.lines import read_json_records, text_field
 from memgpt_cli.errors import DataError
+from memgpt_cli.ingest.chunk import chunk_entries
+from memgpt_cli.ingest.text import read_json_records, text_field
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -42,19 +42,19 @@ class DialogueDocumentOptions:
 
 def read_documents(path: Path, options: DocumentOptions, where: Where) -> Iterator[Episode]:
     """JSON or JSONL records with a document, a summary (or a list of them) and perhaps a query."""
-    for number, record in read_json_records(path, where):
-        try:
-            text = text_field(record, options.document)
-            entries = chunk_entries(text, options.chunk)
-            summaries = record.get(options.summary)
-            references = tuple(summaries) if isinstance(summaries, list) else (text_field(record, options.summary),)
-            asked = record.get(options.query) or text[: options.head]
-            if not references or not all(isinstance(r, str) for r in (*references, asked)):
-                raise DataError(f"'{options.summary}' is no text or list of texts")
-            example = Example(asked, references[0], len(entries), references, task="summarisation")
-            yield Episode(f"{path.name}:{number}", tuple(entries), (example,))
-        except DataError as error:
-            where.reject(error.at(path, number), record)
+
+    def make(number: int, record: dict[str, Any]) -> Episode:
+        text = text_field(record, options.document)
+        entries = chunk_entries(text, options.chunk)
+        summaries = record.get(options.summary)
+        references = tuple(summaries) if isinstance(summaries, list) else (text_field(record, options.summary),)
+        asked = record.get(options.query) or text[: options.head]
+        if not references or not all(isinstance(r, str) for r in (*references, asked)):
+            raise DataError(f"'{options.summary}' is no text or list of texts")
+        example = Example(asked, references[0], len(entries), references, task="summarisation")
+        return Episode(f"{path.name}:{number}", tuple(entries), (example,))
+
+    yield from where.each(read_json_records(path, where.reject), path, make)
 
 
 def _turns(messages: list[str], size: int, chars: int) -> list[Entry]:
@@ -68,27 +68,24 @@ def _turns(messages: list[str], size: int, chars: int) -> list[Entry]:
 
 def read_dialogsum(path: Path, options: DialogueDocumentOptions, where: Where) -> Iterator[Episode]:
     """DialogSum (Chen et al., ACL Findings 2021). The test files' three summaries are three references."""
-    for number, record in read_json_records(path, where):
-        try:
-            messages = [line for line in text_field(record, "dialogue").split("\n") if line.strip()]
-            references = tuple(text_field(record, k) for k in ("summary", "summary1", "summary2", "summary3") if k in record)
-            if not references or not messages:
-                raise DataError("field 'summary' is missing" if messages else "field 'dialogue' is empty")
-            entries = _turns(messages, options.turns, options.chunk)
-            head = "\n".join(messages[: options.head])
-            example = Example(f"summarize: {head}", references[0], len(entries), references, task="summarisation")
-            yield Episode(f"{path.name}:{number}", tuple(entries), (example,), {"id": record.get("fname", "")})
-        except DataError as error:
-            where.reject(error.at(path, number), record)
+
+    def make(number: int, record: dict[str, Any]) -> Episode:
+        messages = [line for line in text_field(record, "dialogue").split("\n") if line.strip()]
+        references = tuple(text_field(record, k) for k in ("summary", "summary1", "summary2", "summary3") if k in record)
+        if not references or not messages:
+            raise DataError("field 'summary' is missing" if messages else "field 'dialogue' is empty")
+        entries = _turns(messages, options.turns, options.chunk)
+        head = "\n".join(messages[: options.head])
+        example = Example(f"summarize: {head}", references[0], len(entries), references, task="summarisation")
+        return Episode(f"{path.name}:{number}", tuple(entries), (example,), {"id": record.get("fname", "")})
+
+    yield from where.each(read_json_records(path, where.reject), path, make)
 
 
 def read_qmsum(path: Path, options: DialogueDocumentOptions, where: Where) -> Iterator[Episode]:
     """QMSum (arXiv 2104.05938): queries over meetings; the spans a query names are its evidence."""
-    for number, record in read_json_records(path, where):
-        try:
-            yield _meeting(f"{path.stem}:{number}", record, options)
-        except DataError as error:
-            where.reject(error.at(path, number), None)
+    rows = read_json_records(path, where.reject)
+    yield from where.each(rows, path, lambda number, record: _meeting(f"{path.stem}:{number}", record, options))
 
 
 def _meeting(name: str, record: dict[str, Any], options: DialogueDocumentOptions) -> Episode:

@@ -7,9 +7,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.chunks import chunk, chunk_entries
-from memgpt_cli.data.sources.lines import open_bytes, read_text_file
 from memgpt_cli.errors import DataError
+from memgpt_cli.ingest.chunk import chunk, chunk_entries
+from memgpt_cli.ingest.text import open_bytes, read_text
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -55,12 +55,9 @@ def _episode(name: str, entries: list[Entry], examples: list[Example]) -> Iterat
         yield Episode(name, tuple(entries), tuple(examples), {"document": name.split(":")[0]})
 
 
-def read_text(path: Path, options: TextOptions, where: Where) -> Iterator[Episode]:
+def read_plain(path: Path, options: TextOptions, where: Where) -> Iterator[Episode]:
     """A plain text file, UTF-8."""
-    try:
-        yield from text_episodes(path.stem, read_text_file(path), options)
-    except DataError as error:
-        where.reject(error, None)
+    yield from text_episodes(path.stem, read_text(path), options)
 
 
 _WIKI_TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
@@ -68,11 +65,7 @@ _WIKI_TITLE = re.compile(r"^ = [^=].*[^=] = $", re.MULTILINE)
 
 def read_wikitext(path: Path, options: TextOptions, where: Where) -> Iterator[Episode]:
     """WikiText (arXiv 1609.07843): one file of articles under ` = Title = ` lines; each article is a text of its own."""
-    try:
-        text = read_text_file(path)
-    except DataError as error:
-        where.reject(error, None)
-        return
+    text = read_text(path)
     starts = [m.start() for m in _WIKI_TITLE.finditer(text)]
     for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
         article = text[begin:end]
@@ -86,13 +79,12 @@ def read_eltec(path: Path, options: TextOptions, where: Where) -> Iterator[Episo
     try:
         with open_bytes(path) as raw:
             root = ElementTree.parse(raw).getroot()
-    except ElementTree.ParseError as error:
-        where.reject(DataError(f"broken XML: {error}", path), None)
-        return
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # an unknown encoding is a LookupError
+        line = error.position[0] if isinstance(error, ElementTree.ParseError) else None
+        raise DataError("broken XML", path, line) from error
     body = root.find(f".//{space}body")
     if body is None:
-        where.reject(DataError("no TEI <body> found", path), None)
-        return
+        raise DataError("no TEI <body> found", path)
     paragraphs = []
     for element in body.iter():
         if element.tag in (f"{space}head", f"{space}p", f"{space}l"):

@@ -1,0 +1,326 @@
+"""Documents to entries, for a memory: text is cut into chunks of sentences, triples become facts, records stay records.
+
+Every entry knows its file and line (or page). What cannot be read is yielded as a DataError in its place, so that one bad
+line loses no good one.
+"""
+
+import contextlib
+import importlib
+import json
+import logging
+import re
+import signal
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memgpt_cli.errors import DataError, StoreError, UsageError
+from memgpt_cli.ingest.chunk import overlapping
+from memgpt_cli.ingest.table import read_csv
+from memgpt_cli.ingest.text import Reject, open_bytes, plain_suffix, read_json_records, read_lines
+from memgpt_cli.memory import Item
+from memgpt_cli.memory.records import MAX_TEXT_BYTES, check_item
+from memgpt_cli.schema import KINDS, render_triple
+
+BLOCK = 1 << 20
+"""Characters of a text that are in memory at a time; a chunk never spans two blocks."""
+MARKUP_BYTES = 32 << 20
+"""Of a file that a parser reads whole, at most."""
+PARSE_S = 10
+"""How long a parser may take for an HTML file, or for a page of a PDF: hostile ones never end."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How text is cut: at most `chars` characters a chunk, the last `overlap` sentences again in the next one."""
+
+    chars: int = 600
+    overlap: int = 1
+
+    def __post_init__(self) -> None:
+        if not 40 <= self.chars <= MAX_TEXT_BYTES // 4 or self.overlap < 0:
+            raise UsageError(
+                f"chunks of {self.chars} characters, overlap {self.overlap}: expected at least 40, at most {MAX_TEXT_BYTES // 4:,}, and 0 or more"
+            )
+
+
+def find_documents(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Files that can be read, folders searched (hidden files and stores left out); and those in folders that cannot.
+
+    Raises:
+        UsageError: a path that is not there, or a file named whose kind is not known.
+    """
+    found: list[Path] = []
+    left: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(p for p in path.rglob("*") if p.is_file()):
+                if not any(part.startswith(".") for part in file.relative_to(path).parts) and ".sqlite" not in file.name:
+                    (found if plain_suffix(file) in READERS else left).append(file)
+        elif not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
+        elif not path.is_file():
+            raise UsageError(f"{path} is neither a file nor a folder")
+        elif plain_suffix(path) not in READERS:
+            raise UsageError(f"{path}: '{plain_suffix(path)}' files cannot be read; expected {', '.join(READERS)}")
+        else:
+            found.append(path)
+    return found, left
+
+
+def source_name(path: Path) -> str:
+    """What a file is called in the provenance of its entries: its path, with bytes that are no text spelled out."""
+    return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def read_document(path: Path, cut: Cut) -> Iterator[Item | DataError]:
+    """The entries of one file, in order, and what could not be read of it."""
+    rejected: list[DataError] = []
+    try:
+        for item in READERS[plain_suffix(path)](path, cut, lambda error, record: rejected.append(error)):
+            yield from rejected
+            rejected.clear()
+            try:
+                yield check_item(item)
+            except StoreError as error:
+                yield DataError(str(error), path, item.provenance.get("line"))
+    except DataError as error:
+        rejected.append(error.at(path))
+    except OSError:
+        raise
+    except Exception as error:  # parsers raise what they like; one file must not lose the others
+        what = "nested too deeply" if isinstance(error, RecursionError) else type(error).__name__
+        rejected.append(DataError(f"no {plain_suffix(path)[1:].upper()} that can be read, or a damaged one ({what})", path))
+    yield from rejected
+
+
+def _item(text: str, path: Path, kind: str = "chunk", meta: dict[str, Any] | None = None, **origin: Any) -> Item:
+    return Item(text, kind, meta or {}, {"source": source_name(path), **origin})
+
+
+def _text(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    for first, block in _blocks(path, reject):
+        lines = [0, *(m.end() for m in re.finditer("\n", block))]
+        for offset, piece in overlapping(block, cut.chars, cut.overlap):
+            yield _item(piece, path, line=first[bisect_right(lines, offset) - 1])
+
+
+def _blocks(path: Path, reject: Reject) -> Iterator[tuple[list[int], str]]:
+    """A text in pieces that end with a paragraph, or where that is far with a line: the number of each line, and the piece."""
+    numbers: list[int] = []
+    lines: list[str] = []
+    size = 0
+    for number, line in read_lines(path, reject):
+        if "\0" in line:
+            if number < 100:
+                raise DataError("holds NUL bytes: not a text file", path)
+            reject(DataError("a line with NUL bytes", path, number), None)
+            continue
+        if size > BLOCK and (not line.strip() or size > 4 * BLOCK):
+            yield numbers, "\n".join(lines)
+            numbers, lines, size = [], [], 0
+        numbers.append(number)
+        lines.append(line)
+        size += len(line) + 1
+    yield numbers, "\n".join(lines)
+
+
+def _fact(head: str, relation: str, tail: str, path: Path, line: int, meta: dict[str, Any] | None = None) -> Item:
+    parts = [head.strip(), relation.strip(), tail.strip()]
+    if not all(parts):
+        raise DataError(f"an empty part in the triple {parts}", path, line)
+    return _item(render_triple(*parts), path, "fact", {"triple": parts, **(meta or {})}, line=line)
+
+
+_HEADS = {("head", "relation", "tail"), ("subject", "predicate", "object"), ("subject", "relation", "object")}
+
+
+def _csv(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    for number, row in read_csv(path, reject, "\t" if plain_suffix(path) == ".tsv" else ","):
+        if number == 1 and tuple(c.strip().lower() for c in row) in _HEADS:
+            continue
+        try:
+            if len(row) != 3:
+                raise DataError(f"{len(row)} columns, expected 3: head, relation, tail", path, number)
+            yield _fact(row[0], row[1], row[2], path, number)
+        except DataError as error:
+            reject(error, row)
+
+
+_IRI = r"<((?:[^\x00-\x20<>\"{}|^`\\]|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8})*+)>"
+_BLANK = r"_:([\w.·-]+)"
+_LITERAL = r'"((?:[^"\\\n\r]|\\.)*)"(?:@([A-Za-z0-9-]+)|\^\^' + _IRI + ")?"
+_TRIPLE = re.compile(rf"\s*(?:{_IRI}|{_BLANK})\s*{_IRI}\s*(?:{_IRI}|{_BLANK}|{_LITERAL})\s*\.\s*(?:#.*)?$")
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|.)")
+_ESCAPED = {"t": "\t", "b": "\b", "n": "\n", "r": "\r", "f": "\f", '"': '"', "'": "'", "\\": "\\"}
+
+
+def _unescape(text: str, path: Path, line: int) -> str:
+    def one(found: re.Match[str]) -> str:
+        name = found.group(1)
+        if len(name) > 1:
+            return chr(int(name[1:], 16))
+        if name not in _ESCAPED:
+            raise DataError(f"unknown escape \\{name}", path, line)
+        return _ESCAPED[name]
+
+    return _ESCAPE.sub(one, text)
+
+
+def _local_name(iri: str) -> str:
+    """What people call it: the last part of the IRI, its underscores as spaces."""
+    from urllib.parse import unquote
+
+    return unquote(re.split(r"[/#:]", iri.rstrip("/#"))[-1]).replace("_", " ") or iri
+
+
+def _ntriples(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    """N-Triples (W3C, 2014). Facts are written with local names; the full terms are kept in `meta`."""
+    for number, line in read_lines(path, reject):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        found = _TRIPLE.match(line)
+        if found is None:
+            what = f'no N-Triple: expected <subject> <predicate> <object or "literal"> . found {line[:60]!r}'
+            reject(DataError(what, path, number), line[:1000])
+            continue
+        subject, blank, predicate, thing, other_blank, literal, language, datatype = found.groups()
+        try:
+            terms = [f"_:{blank}" if blank else _unescape(subject, path, number), _unescape(predicate, path, number)]
+            value = _unescape(literal, path, number) if literal is not None else f"_:{other_blank}" if other_blank else thing
+            names = [t if t.startswith("_:") else _local_name(t) for t in terms]
+            names.append(_local_name(value) if thing else value)
+            meta: dict[str, Any] = {"terms": [*terms, value]}
+            meta |= {"language": language} if language else {"datatype": datatype} if datatype else {}
+            yield _fact(names[0], names[1], names[2], path, number, meta)
+        except (DataError, ValueError, OverflowError) as error:
+            problem = error if isinstance(error, DataError) else DataError("an escape that is no character")
+            reject(problem.at(path, number), line[:1000])
+
+
+def _json(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    """Records: `{"text": …, "kind": …, "meta": …}` as `memgpt memory list --json` prints them, or `{"head", "relation", "tail"}`."""
+    for number, record in read_json_records(path, reject):
+        try:
+            if {"head", "relation", "tail"} <= record.keys():
+                yield _fact(str(record["head"]), str(record["relation"]), str(record["tail"]), path, number)
+                continue
+            text, kind, meta = record.get("text"), record.get("kind", "note"), record.get("meta", {})
+            if not isinstance(text, str) or not text.strip() or not isinstance(meta, dict):
+                raise DataError(f"expected a text (and meta as an object), found the fields {', '.join(map(str, record))}")
+            if kind not in KINDS:
+                raise DataError(f"kind is '{kind}', expected one of {', '.join(KINDS)}")
+            yield _item(text, path, kind, meta, line=number)
+        except DataError as error:
+            reject(error.at(path, number), record)
+
+
+def _need(module: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{path.suffix} files need {module}: pip install 'memgpt-cli[documents]'", path) from None
+
+
+class _TooLongError(BaseException):
+    """Not an Exception: parsers catch those, and go on."""
+
+
+@contextlib.contextmanager
+def _in_time(path: Path, what: str) -> Iterator[None]:
+    """Raises DataError where the block takes longer than `PARSE_S`; only the main thread can be stopped so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, PARSE_S)
+    try:
+        yield
+    except _TooLongError:
+        raise DataError(f"{what} was not read within {PARSE_S} s: it is damaged, or made so", path) from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _pdf(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    pypdf = _need("pypdf", path)
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
+    with _in_time(path, "the list of pages"):
+        pages = pypdf.PdfReader(str(path)).pages
+        count = len(pages)
+    for number in range(count):
+        try:
+            with _in_time(path, f"page {number + 1}"):
+                text = pages[number].extract_text().replace("\0", "")
+        except DataError as error:
+            reject(error, None)
+            continue
+        except Exception:
+            reject(DataError(f"page {number + 1} is damaged", path), None)
+            continue
+        if not text.strip():
+            reject(DataError(f"page {number + 1} holds no text (a scanned image?)", path), None)
+        for _, piece in overlapping(text, cut.chars, cut.overlap):
+            yield _item(piece, path, page=number + 1)
+
+
+def _html(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    with _in_time(path, "the page"):
+        text = _visible(_need("bs4", path).BeautifulSoup(_raw(path), "html.parser"))
+    if "\0" in text:
+        raise DataError("holds NUL bytes: not a page", path)
+    for _, piece in overlapping(text, cut.chars, cut.overlap):
+        yield _item(piece, path, line=1)
+
+
+def _visible(soup: Any) -> str:
+    for part in soup(["script", "style", "nav", "template", "noscript", "svg"]):
+        part.decompose()
+    for block in soup(
+        ["p", "div", "br", "li", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "title", "section"]
+    ):
+        block.append("\n\n")
+    text = re.sub(r"[ \t\xa0]+", " ", soup.get_text())
+    return re.sub(r" ?\n[ \n]*\n", "\n\n", text)
+
+
+def _raw(path: Path) -> bytes:
+    with open_bytes(path) as file:
+        found = bytes(file.read(MARKUP_BYTES + 1))
+    if len(found) > MARKUP_BYTES:
+        raise DataError(f"larger than {MARKUP_BYTES:,} bytes: split it", path)
+    return found
+
+
+def _old_store(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    """A memory as the first versions kept it (format 1)."""
+    import apsw  # not `sqlite3`: two SQLites in one process undo each other's locks
+
+    try:
+        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+            if db.pragma("user_version") != 1:
+                raise DataError("is no memory of format 1: `memgpt memory export` reads newer ones", path)
+            for text, kind, meta, created in db.execute("SELECT text, kind, meta, created FROM entries ORDER BY id"):
+                try:
+                    facts = dict(json.loads(meta))
+                except (TypeError, ValueError, RecursionError):
+                    reject(DataError(f"an entry whose meta is no object: {str(text)[:60]!r}", path), None)
+                    continue
+                origin = {"when": created, **{k: facts.pop(k) for k in ("session", "place") if k in facts}}
+                yield Item(text, kind, facts, origin)
+    except apsw.Error as error:
+        raise DataError("cannot be read as a memory: it is damaged, or none", path) from error
+
+
+READERS: dict[str, Callable[[Path, Cut, Reject], Iterator[Item]]] = {
+    ".txt": _text, ".md": _text, ".jsonl": _json, ".json": _json, ".csv": _csv, ".tsv": _csv, ".nt": _ntriples, ".pdf": _pdf,
+    ".html": _html, ".htm": _html, ".sqlite": _old_store,
+}  # fmt: skip

@@ -1,0 +1,333 @@
+"""Text and JSON from files that nobody vouches for: what cannot be read is named by its line, and loses nothing else.
+
+Readers take a `reject(error, record)`: it raises, and ends the reading, or keeps the error, and the reading goes on.
+"""
+
+import codecs
+import gzip
+import io
+import json
+import lzma
+import math
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from memgpt_cli.errors import DataError
+
+Reject = Callable[[DataError, Any], None]
+
+MAX_LINE_BYTES = 8 << 20
+"""A longer line is a damaged file, or no file of lines."""
+MAX_FILE_BYTES = 1 << 30
+"""Of a text that has to be read whole."""
+UNPACKED_RATIO, UNPACKED_BYTES = 200, 64 << 20
+"""A packed file may unfold to so many times its size, and so many bytes more: texts shrink to a tenth, bombs to a thousandth."""
+STDIN = Path("standard input")
+
+
+class _Unpacked(io.RawIOBase):
+    """What a .gz or .xz file holds, within a bound; damage is a DataError."""
+
+    def __init__(self, path: Path, packed: Any) -> None:
+        self.path, self.packed, self.done = path, packed, 0
+        self.most = UNPACKED_BYTES + UNPACKED_RATIO * path.stat().st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            found: bytes = self.packed.read(len(buffer))
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            raise DataError("the packed file is damaged, and cannot be read on", self.path) from error
+        self.done += len(found)
+        if self.done > self.most:
+            raise DataError(
+                f"unfolds to more than {UNPACKED_RATIO} times its size, over {self.most:,} bytes: unpack it yourself if you trust it",
+                self.path,
+            )
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self.packed.close()
+        super().close()
+
+
+def plain_suffix(path: Path) -> str:
+    """What kind of file it is, packed or not: `.csv` of `people.csv.gz`."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in (".gz", ".xz") else path.suffix.lower()
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in .gz or .xz."""
+    if path == STDIN:
+        return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False)) if _has_number(sys.stdin) else sys.stdin.buffer
+    if path.suffix.lower() in (".gz", ".xz"):
+        packed = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else lzma.open(path, "rb")
+        return io.BufferedReader(_Unpacked(path, packed), 1 << 16)
+    return open(path, "rb")
+
+
+def _has_number(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+
+
+def _encoding(start: bytes, path: Path) -> str:
+    """Of a file that begins so; raises DataError for UTF-16 that does not say so."""
+    for mark, name in _MARKS.items():
+        if start.startswith(mark):
+            return name
+    if len(start) >= 8 and (not any(start[1:8:2]) or not any(start[0:8:2])) and any(start[:8]):
+        raise DataError("looks like UTF-16 without a mark: convert it, as with iconv -f UTF-16LE -t UTF-8", path)
+    return "utf-8"
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """Its text, in UTF-8 or whatever its first bytes say. Bytes that are no text stay as lone surrogates: see `check_text`."""
+    raw: Any = open_bytes(path)
+    start = raw.peek(4096) if hasattr(raw, "peek") else b""
+    encoding = _encoding(start[:8], path)
+    newline = "\r" if b"\r" in start and b"\n" not in start and encoding != "utf-16" else "\n"  # as Macs wrote long ago
+    return io.TextIOWrapper(raw, encoding, errors="replace" if encoding == "utf-16" else "surrogateescape", newline=newline)
+
+
+def check_text(line: str, encoding: str = "utf-8") -> str:
+    """The line itself; raises DataError where it holds bytes that were no text."""
+    if encoding == "utf-16" and "\N{REPLACEMENT CHARACTER}" in line:
+        raise DataError("invalid UTF-8, and invalid UTF-16, which the file begins as")
+    if not line.isascii():
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            place, byte = len(line[: error.start].encode()), ord(line[error.start]) & 0xFF
+            raise DataError(f"invalid UTF-8 at byte {place} of the line (0x{byte:02x})") from error
+    return line
+
+
+def read_lines(path: Path, reject: Reject, on_reject: Callable[[int], None] = lambda number: None) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their end; what cannot be read is rejected, its number told to `on_reject`."""
+    number = 0
+    try:
+        with open_text(path) as text:
+            while line := text.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    size = _bytes(line)
+                    while line and not line.endswith(("\n", "\r")):
+                        line = text.readline(MAX_LINE_BYTES)
+                        size += _bytes(line)
+                    on_reject(number)
+                    reject(DataError(f"a line of {size:,} bytes, expected at most {MAX_LINE_BYTES:,}", path, number), None)
+                    continue
+                try:
+                    yield number, check_text(line.rstrip("\r\n"), text.encoding)
+                except DataError as error:
+                    on_reject(number)
+                    reject(error.at(path, number), repr(line[:200]))
+    except DataError as error:
+        if error.line:  # a line's own, which `reject` raised
+            raise
+        on_reject(number + 1)
+        reject(error.at(path, number + 1), None)
+
+
+def _bytes(line: str) -> int:
+    return len(line.encode(errors="surrogateescape"))
+
+
+def read_text(path: Path) -> str:
+    """A whole text with newlines normalised; raises DataError with the line where it is no text."""
+    with open_text(path) as text:
+        found = text.read(MAX_FILE_BYTES + 1)
+        encoding = text.encoding
+    if len(found) > MAX_FILE_BYTES:
+        raise DataError(f"a text of more than {MAX_FILE_BYTES:,} characters: split it", path)
+    try:
+        check_text(found, encoding)
+    except DataError:
+        for number, line in enumerate(found.split("\n"), 1):
+            try:
+                check_text(line, encoding)
+            except DataError as error:
+                raise error.at(path, number) from error
+    return found.replace("\r\n", "\n").replace("\r", "\n")
+
+
+# JSON
+
+
+class _Decoder(json.JSONDecoder):
+    """A decoder that notes what Python would take and JSON, or anybody after us, does not."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        super().__init__(parse_int=self._integer, parse_float=self._number, parse_constant=self._constant)
+
+    def _integer(self, digits: str) -> int:
+        if len(digits) > 300:
+            self.problem = f"an integer of {len(digits):,} digits"
+            return 0
+        return int(digits)
+
+    def _number(self, digits: str) -> float:
+        if math.isinf(value := float(digits)):
+            self.problem = f"the number {digits[:20]} is too large"
+        return value
+
+    def _constant(self, name: str) -> float:
+        self.problem = f"{name}, which is no JSON"
+        return 0.0
+
+    def read(self, text: str, start: int = 0) -> tuple[Any, int]:
+        """The value at `start` and where it ends; `problem` says what is wrong with a value that ends all the same."""
+        self.problem = ""
+        found, end = self.raw_decode(text, start)
+        if not self.problem and _SURROGATE.search(text, start, end) and not _whole_characters(found):
+            self.problem = "half of a surrogate pair (\\ud83d without its other half)"
+        return found, end
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+def _whole_characters(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _broken(error: Exception, lines: bool = False) -> DataError:
+    if not isinstance(error, json.JSONDecodeError):
+        return DataError("broken JSON: nested too deeply")
+    return DataError(f"broken JSON: {error.msg} at column {error.colno}", line=error.lineno if lines else None)
+
+
+def parse_json(text: str, lines: bool = False) -> Any:
+    """The value of a JSON text; raises DataError, with the line in the text where `lines` is set."""
+    decoder = _Decoder()
+    try:
+        found, end = decoder.read(text, _SPACE.match(text).end())  # type: ignore[union-attr]
+        if (rest := _SPACE.match(text, end).end()) < len(text):  # type: ignore[union-attr]
+            raise json.JSONDecodeError("Extra data", text, rest)
+    except (ValueError, RecursionError) as error:
+        raise _broken(error, lines) from error
+    if decoder.problem:
+        raise DataError(f"broken JSON: {decoder.problem}")
+    return found
+
+
+def read_json_records(path: Path, reject: Reject) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSON Lines file, whatever it is called, or of one JSON list; each with the line it begins at."""
+    numbered = _json_values(path, reject)
+    for number, record in numbered:
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            reject(DataError(f"expected a JSON object, found {type(record).__name__}", path, number), record)
+
+
+def _json_values(path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
+    try:
+        with open_text(path) as text:
+            start = text.read(1 << 16)
+    except DataError as error:
+        reject(error.at(path, 1), None)
+        return
+    first = start.lstrip()[:1]
+    if first == "[" or (first == "{" and plain_suffix(path) == ".json" and not _are_lines(start)):
+        try:
+            whole = read_text(path)
+        except DataError as error:
+            reject(error.at(path), None)
+            return
+        yield from _json_list(whole, path, reject) if first == "[" else _json_whole(whole, path, reject)
+        return
+    for number, line in read_lines(path, reject):
+        if line.strip():
+            try:
+                yield number, parse_json(line)
+            except DataError as error:
+                reject(error.at(path, number), line[:1000])
+
+
+def _are_lines(start: str) -> bool:
+    """Whether a text that begins with an object goes on with others, a line each."""
+    lines = [line for line in start.split("\n")[:8] if line.strip()]
+    for line in lines if len(lines) > 1 else ():
+        try:
+            if isinstance(json.loads(line), dict):
+                return True
+        except (ValueError, RecursionError):
+            continue
+    return False
+
+
+def _json_whole(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
+    try:
+        yield 1, parse_json(text, lines=True)
+    except DataError as error:
+        reject(error.at(path), None)
+
+
+def _json_list(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
+    """The list's values. After a broken one the reading goes on at the next line that begins as it did: an object, as far in."""
+    decoder = _Decoder()
+    place, line, counted = text.index("[") + 1, 1, 0
+
+    def at(position: int) -> int:
+        nonlocal line, counted
+        line, counted = line + text.count("\n", counted, position), position
+        return line
+
+    def after(position: int) -> int:
+        return _SPACE.match(text, position).end()  # type: ignore[union-attr]
+
+    place = after(place)
+    while place < len(text) and text[place] != "]":
+        begin, number = place, at(place)
+        try:
+            value, place = decoder.read(text, begin)
+            end = after(place)
+            if text[end : end + 1] not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+        except (ValueError, RecursionError) as error:
+            reject(DataError(_broken(error).reason, path, number), text[begin : begin + 1000])
+            indent = text[text.rfind("\n", 0, begin) + 1 : begin]
+            same = re.escape(indent) if not indent.strip(" \t") else r"[ \t]*"
+            following = re.compile(rf"\n{same}(?=\{{)").search(text, begin)
+            if following is None:
+                return
+            place = following.end()
+            continue
+        if decoder.problem:
+            reject(DataError(f"broken JSON: {decoder.problem}", path, number), text[begin : begin + 1000])
+        else:
+            yield number, value
+        place = after(end + 1) if text[end] == "," else end
+    if place >= len(text):
+        reject(DataError("the JSON list is not closed: the file is cut off", path, at(len(text))), None)
+
+
+def text_field(record: dict[str, Any], name: str) -> str:
+    """A required text field; raises DataError naming it and what stands there instead."""
+    if name not in record:
+        raise DataError(f"field '{name}' is missing, found {', '.join(sorted(map(str, record))) or 'nothing'}")
+    value = record[name]
+    if not isinstance(value, str):
+        raise DataError(f"field '{name}' is {type(value).__name__}, expected text")
+    return value
