@@ -173,12 +173,12 @@ def _name_on_disk(folder: Path) -> str:
 def remove_folder(folder: Path, kind: Kind, advice: str = "name another") -> None:
     """Deletes a folder of ours; raises UsageError where it is not, with nothing changed."""
     if check_own(folder, kind, advice):
-        gone = _beside(folder, "old")
+        gone = beside(folder, "old")
         os.replace(folder, gone)
         shutil.rmtree(gone)
 
 
-def _beside(path: Path, mark: str = "") -> Path:
+def beside(path: Path, mark: str = "") -> Path:
     """Where what becomes `path` stands until it is whole."""
     name = path.name.encode()[:NAME_BYTES].decode(errors="ignore")
     return path.with_name(f".{name}.partial-{mark}{'-' if mark else ''}{os.getpid()}")
@@ -191,7 +191,7 @@ def new_folder(folder: Path, kind: Kind, advice: str = "name another") -> Iterat
     What stood there before is deleted then, if it is ours; UsageError is raised before anything is written if it is not.
     """
     check_own(folder, kind, advice)
-    partial = _beside(folder)
+    partial = beside(folder)
     with _told_of(partial, folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
@@ -206,7 +206,7 @@ def new_folder(folder: Path, kind: Kind, advice: str = "name another") -> Iterat
 
 def _exchange(partial: Path, folder: Path, kind: Kind, advice: str) -> None:
     """Two renames; a crash in between leaves both folders whole, and `settle` puts the old one back."""
-    old = _beside(folder, "old")
+    old = beside(folder, "old")
     if check_own(folder, kind, advice):  # once more: what has come since the block began is kept as well
         os.replace(folder, old)
     try:
@@ -290,7 +290,7 @@ def writing(path: Path, binary: bool = False, reads: Iterable[Path] = ()) -> Ite
             yield file
         return
     _remove_dead(place)
-    partial = _beside(place)
+    partial = beside(place)
     with _told_of(partial, path):
         try:
             with open(partial, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
@@ -321,7 +321,7 @@ def _same(path: Path, other: Path) -> bool:
 
 def _remove_dead(place: Path) -> None:
     """Unfinished files of `place` whose processes are no more."""
-    left = re.compile(re.escape(_beside(place).name.rpartition("-")[0]) + r"-(\d+)")
+    left = re.compile(re.escape(beside(place).name.rpartition("-")[0]) + r"-(\d+)")
     for name in os.listdir(place.parent):
         if (found := left.fullmatch(name)) and not _lives(int(found.group(1))):
             with contextlib.suppress(OSError):

@@ -618,13 +618,14 @@ def test_what_is_no_store_is_named(tmp_path):
     with pytest.raises(StoreError, match="or no store"):
         open_store(str(tmp_path / "x"))
     for version, said in (
-        (99, "format 99, expected 2: a newer memgpt"),
-        (1, "format 1, expected 2: .*import"),
+        (99, "format 99, expected 3: a newer memgpt"),
+        (1, "format 1, expected 3: .*import"),
         (0, "no memory store"),
     ):
         db = sqlite3.connect(tmp_path / f"v{version}")
         db.execute(f"PRAGMA user_version={version}")
-        db.execute("CREATE TABLE t (a)")
+        for table in ("meta", "namespaces", "entries", "words") if version else ("t",):
+            db.execute(f"CREATE TABLE {table} (a)")
         db.close()
         with pytest.raises(StoreError, match=said):
             open_store(str(tmp_path / f"v{version}"))

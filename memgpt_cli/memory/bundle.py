@@ -15,6 +15,7 @@ import numpy as np
 
 from memgpt_cli.errors import DataError, StoreError
 from memgpt_cli.files import Kind, new_folder
+from memgpt_cli.ingest.text import read_json_records
 from memgpt_cli.memory.protocol import Store
 from memgpt_cli.memory.records import Row, Written, as_json, check_row
 
@@ -81,23 +82,14 @@ def is_bundle(path: Path) -> bool:
 def load(store: Store, namespace: str, folder: Path, report: Report = lambda stage, n: None) -> Written:
     """Adds an exported namespace to this one; what is there already is merged. Run again, it changes nothing.
 
+    Every line is checked before the first is kept: an export that somebody has changed is refused as a whole.
+
     Raises:
-        DataError: the folder is damaged, or no export.
+        DataError: the folder is damaged, or no export; with the line where a line is.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise DataError(f"an export of format {manifest['format']}, expected {FORMAT}", folder)
-        for name, digest in manifest["sha256"].items():
-            if Path(name).name != name or _digest(folder / name) != digest:
-                raise DataError("is damaged: its checksum is not the manifest's", folder / name)
-        keys = {
-            mark: np.memmap(folder / e["file"], "<f4", "r", shape=(e["rows"], e["dim"]))
-            for mark, e in manifest["encoders"].items()
-            if e["file"] in manifest["sha256"]
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"is no export of memgpt memory: {error}", folder) from error
+    keys = _open_keys(folder)
+    for rows in _pages(folder / ENTRIES, keys):
+        report("checking", len(rows))
     ids: list[int] = []
     new = forgotten = 0
     for rows in _pages(folder / ENTRIES, keys):
@@ -107,18 +99,57 @@ def load(store: Store, namespace: str, folder: Path, report: Report = lambda sta
     return Written(ids, new, forgotten)
 
 
-def _pages(path: Path, keys: dict[str, Any]) -> Iterator[list[Row]]:
+def _open_keys(folder: Path) -> dict[str, np.ndarray]:
+    """The keys of each encoder, mapped; raises DataError where manifest and files do not fit."""
+    if not BUNDLE.marks(folder):
+        raise DataError(f"is no export of memgpt memory: its {MANIFEST} is damaged, or another program's", folder)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    sums, encoders = manifest["sha256"], manifest["encoders"]
+    if manifest["format"] != FORMAT:
+        raise DataError(f"an export of format {str(manifest['format'])[:20]}, expected {FORMAT}", folder)
+    if not isinstance(sums, dict) or not isinstance(encoders, dict) or ENTRIES not in sums:
+        raise DataError(f"its {MANIFEST} is damaged: export it again", folder)
+    for name, digest in sums.items():
+        if Path(name).name != name or not (folder / name).is_file() or _digest(folder / name) != digest:
+            raise DataError("is damaged: its checksum is not the manifest's", folder / Path(name).name)
+    try:
+        return {mark: _map(folder, encoder, sums) for mark, encoder in encoders.items()}
+    except (ValueError, LookupError, TypeError) as error:
+        raise DataError(f"its {MANIFEST} names keys that are not there: export it again", folder) from error
+
+
+def _map(folder: Path, encoder: dict[str, Any], sums: dict[str, str]) -> np.ndarray:
+    name, rows, dim = encoder["file"], encoder["rows"], encoder["dim"]
+    size = (folder / name).stat().st_size if name in sums else -1
+    if type(rows) is not int or type(dim) is not int or rows < 1 or dim < 1 or size != 4 * rows * dim:
+        raise ValueError
+    return np.memmap(folder / name, "<f4", "r", shape=(rows, dim))
+
+
+def _pages(path: Path, keys: dict[str, np.ndarray]) -> Iterator[list[Row]]:
+    """Rows, 5,000 at a time, each checked; raises DataError with the line."""
+
+    def stop(error: DataError, record: object) -> None:
+        raise error
+
     page: list[Row] = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                own = {mark: np.array(keys[mark][row]) for mark, row in record["keys"].items()}
-                page.append(check_row(Row(**{f: record[f] for f in _FIELDS}, keys=own)))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise DataError(f"is no entry: {error}", path, number) from error
-            if len(page) == 5000:
-                yield page
-                page = []
+    for number, record in read_json_records(path, stop):
+        try:
+            page.append(check_row(Row(**{f: record[f] for f in _FIELDS}, keys=_own_keys(record["keys"], keys))))
+        except StoreError as error:
+            raise DataError(f"is no entry that can be kept: {error}", path, number) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError("is no entry as memgpt memory export writes it", path, number) from error
+        if len(page) == 5000:
+            yield page
+            page = []
     if page:
         yield page
+
+
+def _own_keys(places: dict[str, int], keys: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An entry's keys by encoder, from the rows that it names."""
+    own = {mark: np.array(keys[mark][row]) for mark, row in places.items() if type(row) is int and row >= 0}
+    if len(own) < len(places) or not all(np.isfinite(key).all() for key in own.values()):
+        raise StoreError("its keys are not in the export, or hold what is no number")
+    return own

@@ -15,10 +15,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import apsw
 
-from memgpt_cli.errors import StoreError
+from memgpt_cli.errors import StoreError, in_words
 
 Connection = Any
 """apsw.Connection; its own types call every value of a row int, float, str, bytes or None."""
@@ -27,6 +28,7 @@ BUSY_S = 60
 """How long a writer waits for others."""
 CHECKPOINT_BYTES = 64 << 20
 """The log is checked into the file when it is larger, and when the store closes."""
+_OURS = {"meta", "namespaces", "entries", "words"}
 _ORDER = {2: 12, 5: 12, 10: 8, 13: 8}  # B-tree pages, by their first byte, and the length of their header
 
 
@@ -103,14 +105,29 @@ class Database:
                 os.close(turn)
 
     def _look(self) -> None:
-        """Reads a little before anything is written: a file that is none of ours stays as it is."""
-        db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READONLY)
+        """Reads a little before anything is written: a file that is none of ours stays as it is, and nothing comes beside it."""
+        if not self.path.is_file():
+            raise StoreError(f"{self.path} is no file: name a file for the memory store")
+        with open(self.path, "rb") as file:
+            plain = file.read(16) == b"SQLite format 3\0"
+        if not plain and not self.encrypted:
+            raise apsw.NotADBError("no SQLite file")
+        try:
+            # the file alone, not its log: a store so young that its tables are in the log has none there
+            tables, version = self._tables("?immutable=1" if plain else "")
+        except (apsw.CorruptError, apsw.NotADBError):
+            tables, version = self._tables("")  # another process was writing it just then: with locks, and its log
+        if tables and (not version or not tables >= _OURS) and not (version == 1 and "entries" in tables):
+            raise StoreError(f"{self.path} is a SQLite file, but no memory store")
+
+    def _tables(self, how: str) -> tuple[set[str], int]:
+        """Names of tables, and the version."""
+        address = f"file:{quote(str(self.path.absolute()))}{how}"
+        db: Connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             db.set_busy_timeout(BUSY_S * 1000)
             self._unlock(db)
-            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master").fetchall()]
-            if tables and not db.pragma("user_version"):
-                raise StoreError(f"{self.path} is a SQLite file, but no memory store")
+            return {name for (name,) in db.execute("SELECT name FROM sqlite_master").fetchall()}, int(db.pragma("user_version"))
         finally:
             db.close()
 
@@ -121,6 +138,12 @@ class Database:
             self._unlock(db)
             db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+            for foreign in (
+                apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER,
+                apsw.SQLITE_DBCONFIG_ENABLE_VIEW,
+                apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA,
+            ):
+                db.config(foreign, 0)  # whoever put a trigger into the file, it keeps no copy of what is forgotten
             db.execute(f"PRAGMA page_size={PAGE}")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
@@ -174,7 +197,21 @@ class Database:
             raise StoreError(
                 f"{self.path} {what}: the file is damaged ({error}). `memgpt memory verify` says where; restore a snapshot or export"
             ) from error
-        except (apsw.Error, OSError) as error:
+        except apsw.ReadOnlyError as error:
+            raise StoreError(f"{self.path} {what}: it, its folder or its disk can only be read") from error
+        except apsw.CantOpenError as error:
+            raise StoreError(f"{self.path} {what}: permission denied, or its folder is not there") from error
+        except apsw.IOError as error:
+            raise StoreError(
+                f"{self.path} {what}: the disk is full, or reports an error. What was stored before is intact"
+            ) from error
+        except (UnicodeDecodeError, apsw.MismatchError, apsw.SQLError) as error:
+            raise StoreError(
+                f"{self.path} {what}: it is damaged, or somebody else has changed it. memgpt memory verify says where"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{self.path} {what}: {in_words(error)}") from error
+        except apsw.Error as error:
             raise StoreError(f"{self.path} {what}: {error}") from error
 
     @contextlib.contextmanager

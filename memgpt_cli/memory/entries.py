@@ -2,37 +2,45 @@
 
 import contextlib
 import json
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import apsw
 import numpy as np
 
+from memgpt_cli.errors import StoreError
 from memgpt_cli.memory.database import Connection
-from memgpt_cli.memory.records import Filter, Row, Stored, as_json
+from memgpt_cli.memory.records import Filter, Row, Stored, as_json, check_row, checksum, keyed_hash, read_object, read_origins
 
 TABLES = """
 CREATE TABLE entries (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, hash BLOB NOT NULL, version INTEGER NOT NULL,
   searchable INTEGER NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL, updated TEXT NOT NULL, meta TEXT NOT NULL,
-  provenance TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (ns, hash));
+  provenance TEXT NOT NULL, text TEXT NOT NULL, sum BLOB NOT NULL, UNIQUE (ns, hash));
 CREATE INDEX entries_ns ON entries (ns);
 CREATE INDEX entries_silent ON entries (ns) WHERE NOT searchable;
 """
 OLDEST = "SELECT id, length(CAST(text AS BLOB)) FROM entries WHERE ns=? ORDER BY created, id"
-_COLUMNS = "id, text, kind, meta, provenance, created, updated, version, searchable"
+_TEXTS = ("text", "kind", "meta", "provenance", "created", "updated")
+_COLUMNS = "id, version, searchable, " + ", ".join(
+    f"CAST({name} AS BLOB)" for name in _TEXTS
+)  # not every byte is UTF-8 for sure
 
 
 def _stored(row: tuple[Any, ...]) -> Stored:
-    id, text, kind, meta, provenance, created, updated, version, searchable = row
-    facts = json.loads(meta) if meta != "{}" else {}
-    return Stored(id, text, kind, facts, tuple(json.loads(provenance)), created, updated, version, bool(searchable))
+    """An entry as it lies there. What somebody has damaged is read as far as it goes, so that it can be forgotten."""
+    id, version, searchable, *texts = row
+    text, kind, meta, provenance, created, updated = (str(t, "utf-8", "replace") for t in texts)
+    facts = read_object(meta) if meta != "{}" else {}
+    number = version if isinstance(version, int) else 0
+    return Stored(id, text, kind, facts, tuple(read_origins(provenance)), created, updated, number, bool(searchable))
 
 
 def fetch(db: Connection, ns: int, ids: Sequence[int]) -> list[Stored]:
     if not len(ids):
         return []
     query = f"SELECT {_COLUMNS} FROM entries WHERE id IN carray(?) AND ns=? ORDER BY id"
-    return [_stored(row) for row in db.execute(query, (apsw.carray(np.array(ids, np.int64)), ns))]
+    possible = [id for id in ids if 0 <= id < 1 << 63]
+    return [_stored(row) for row in db.execute(query, (apsw.carray(np.array(possible, np.int64)), ns))] if possible else []
 
 
 def _conditions(where: Filter | None) -> tuple[str, list[Any]]:
@@ -75,19 +83,98 @@ def unkeyed(db: Connection, ns: int, encoder: int, after: int, limit: int) -> li
 def known(db: Connection, ns: int, hashes: Sequence[bytes]) -> dict[bytes, tuple[int, list[dict[str, Any]]]]:
     """Ids and origins of the entries that have these hashes."""
     query = "SELECT hash, id, provenance FROM entries WHERE ns=? AND hash=?"
-    return {hash: (id, json.loads(origins)) for hash, id, origins in db.executemany(query, ((ns, h) for h in hashes))}
+    return {hash: (id, read_origins(origins)) for hash, id, origins in db.executemany(query, ((ns, h) for h in hashes))}
 
 
-def set_origins(db: Connection, changed: dict[int, list[dict[str, Any]]]) -> None:
-    rows = [(as_json(origins), id) for id, origins in changed.items()]
-    db.executemany("UPDATE entries SET provenance=? WHERE id=?", rows)
+def set_origins(db: Connection, ns: int, changed: dict[int, list[dict[str, Any]]], salt: bytes) -> None:
+    for entry in fetch(db, ns, list(changed)):
+        meta, origins = as_json(entry.meta), as_json(changed[entry.id])
+        values = (meta, origins, checksum(salt, entry, meta, origins), entry.id)
+        db.execute("UPDATE entries SET meta=?, provenance=?, sum=? WHERE id=?", values)
 
 
-def insert(db: Connection, ns: int, new: list[tuple[int, Row, bytes]]) -> None:
-    db.executemany(
-        "INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+def insert(db: Connection, ns: int, new: list[tuple[int, Row, bytes]], salt: bytes) -> None:
+    def values() -> Iterator[tuple[Any, ...]]:
+        for id, r, hash in new:
+            meta, origins = as_json(r.meta), as_json(r.provenance)
+            whole = checksum(salt, r, meta, origins)
+            yield id, ns, hash, r.version, r.searchable, r.kind, r.created, r.updated, meta, origins, r.text, whole
+
+    db.executemany("INSERT INTO entries VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", values())
+
+
+def replace(db: Connection, id: int, row: Row, hash: bytes, salt: bytes) -> None:
+    """Another text, kind, meta, …, under the same id."""
+    meta, origins = as_json(row.meta), as_json(row.provenance)
+    db.execute(
+        "UPDATE entries SET text=?, kind=?, meta=?, provenance=?, hash=?, updated=?, version=?, searchable=?, sum=? WHERE id=?",
         (
-            (id, ns, hash, r.version, r.searchable, r.kind, r.created, r.updated, as_json(r.meta), as_json(r.provenance), r.text)
-            for id, r, hash in new
+            row.text,
+            row.kind,
+            meta,
+            origins,
+            hash,
+            row.updated,
+            row.version,
+            row.searchable,
+            checksum(salt, row, meta, origins),
+            id,
         ),
-    )  # fmt: skip
+    )
+
+
+def add_checksums(db: Connection, salt: bytes) -> None:
+    """What format 2 had not."""
+    db.execute("ALTER TABLE entries ADD COLUMN sum BLOB NOT NULL DEFAULT x''")
+    query = f"SELECT {_COLUMNS} FROM entries WHERE id>? ORDER BY id LIMIT 10000"
+    after = -1
+    while page := [
+        (_stored(row), str(row[5], "utf-8", "replace"), str(row[6], "utf-8", "replace")) for row in db.execute(query, (after,))
+    ]:
+        sums = [(checksum(salt, entry, meta, origins), entry.id) for entry, meta, origins in page]
+        db.executemany("UPDATE entries SET sum=? WHERE id=?", sums)
+        after = page[-1][0].id
+
+
+def problems(db: Connection, salt: bytes) -> Iterator[tuple[int, int, int, str]]:
+    """Of every entry its namespace, its id, the bytes of its text, and what is wrong with it (empty where nothing is)."""
+    for ns, hash, whole, *row in db.execute(f"SELECT ns, hash, sum, {_COLUMNS} FROM entries ORDER BY id"):
+        id, version, searchable, *texts = row
+        text, kind, meta, provenance, created, updated = (str(t, "utf-8", "replace") for t in texts)
+        yield (
+            ns,
+            id,
+            len(texts[0]),
+            _problem(Raw(hash, whole, version, searchable, text, kind, meta, provenance, created, updated), salt),
+        )
+
+
+class Raw(NamedTuple):
+    """A row of the table, texts decoded and nothing parsed."""
+
+    hash: bytes
+    sum: bytes
+    version: int
+    searchable: int
+    text: str
+    kind: str
+    meta: str
+    provenance: str
+    created: str
+    updated: str
+
+
+def _problem(raw: Raw, salt: bytes) -> str:
+    try:
+        meta, provenance = json.loads(raw.meta), json.loads(raw.provenance)
+        row = Row(raw.text, raw.kind, meta, provenance, raw.created, raw.updated, raw.version, bool(raw.searchable))
+        check_row(row, sizes=False)
+    except (ValueError, RecursionError):
+        return "its meta or provenance is no JSON"
+    except StoreError as error:
+        return str(error)
+    if keyed_hash(salt, row.identity) != raw.hash:
+        return "its text is not what was stored"
+    if checksum(salt, row, raw.meta, raw.provenance) != raw.sum:
+        return "its meta, provenance, dates or version are not what was stored"
+    return ""

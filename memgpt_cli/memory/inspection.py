@@ -1,14 +1,17 @@
 """What a SQLite store holds, and whether it is whole."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import apsw
 
+from memgpt_cli.errors import ConfigError, StoreError
+from memgpt_cli.memory import entries
 from memgpt_cli.memory.database import Connection
-from memgpt_cli.memory.keys import Keys
-from memgpt_cli.memory.records import Row, keyed_hash, text_bytes
+from memgpt_cli.memory.keys import TABLE_OF_KEYS, Keys
+from memgpt_cli.memory.records import Limits, check_namespace, keyed_hash
 
 
 def statistics(db: Connection, ns: int, fingerprint: str) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def statistics(db: Connection, ns: int, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def problems(db: Connection, salt: bytes, keys: Keys) -> Iterator[str]:
+def problems(db: Connection, salt: bytes, keys: Keys, schema: str) -> Iterator[str]:
     """What is wrong with the whole store."""
     try:
         for (line,) in db.execute("PRAGMA integrity_check").fetchall():
@@ -40,18 +43,64 @@ def problems(db: Connection, salt: bytes, keys: Keys) -> Iterator[str]:
     except apsw.CorruptError as error:
         yield f"SQLite: {error}"
         return
+    yield from _foreign(db, schema)
     sums: dict[int, list[int]] = {}
-    query = "SELECT ns, hash, text, kind, provenance, searchable, id FROM entries ORDER BY id"
-    for ns, hash, text, kind, provenance, searchable, id in db.execute(query):
-        if keyed_hash(salt, Row(text, kind, {}, json.loads(provenance), "", "", searchable=bool(searchable)).identity) != hash:
-            yield f"entry {id}: its text is not what was stored"
+    for ns, id, size, problem in entries.problems(db, salt):
+        if problem:
+            yield f"entry {id}: {problem}"
+        searchable = db.execute("SELECT searchable FROM entries WHERE id=?", (id,)).get
         if bool(db.execute("SELECT 1 FROM words_docsize WHERE id=?", (id,)).get) != bool(searchable):
             yield f"entry {id}: the index of words does not fit it"
         total = sums.setdefault(ns, [0, 0])
-        total[0], total[1] = total[0] + 1, total[1] + text_bytes(text)
-    for id, entries, size in db.execute("SELECT id, entries, bytes FROM namespaces").fetchall():
-        counted = sums.pop(id, [0, 0])
-        if counted != [entries, size]:
-            yield f"namespace {id}: counted {counted} entries and bytes, noted {[entries, size]}"
+        total[0], total[1] = total[0] + 1, total[1] + size
+    for id, name, counted, size, limits, sum in db.execute(
+        "SELECT id, name, entries, bytes, limits, sum FROM namespaces"
+    ).fetchall():
+        if problem := _limits_problem(name, limits, sum, salt):
+            yield f"namespace {id}: {problem}"
+        found = sums.pop(id, [0, 0])
+        if found != [counted, size]:
+            yield f"namespace {id}: counted {found} entries and bytes, noted {[counted, size]}"
     yield from (f"namespace {id}: {n} entries belong to no namespace" for id, (n, _) in sums.items())
     yield from keys.check(db)
+
+
+def _foreign(db: Connection, schema: str) -> Iterator[str]:
+    """Tables, indices, triggers and views that are not ours, or are not as ours are; a trigger could keep what is forgotten.
+
+    It does not run here: connections of this program run no triggers and no views.
+    """
+    with contextlib.closing(apsw.Connection(":memory:")) as model:
+        model.execute(schema)
+        for (id,) in db.execute("SELECT id FROM encoders").fetchall():
+            model.execute(TABLE_OF_KEYS.format(id=int(id)))
+        ours = {row: _columns(model, row) for row in _objects(model)}
+    theirs = {row: _columns(db, row) for row in _objects(db)}
+    for kind, name in theirs.keys() - ours.keys():
+        yield f"a {kind} '{name}' that memgpt did not make: it may hold or keep texts (DROP {kind.upper()} removes it)"
+    yield from (f"the {kind} '{name}' is missing" for kind, name in ours.keys() - theirs.keys())
+    yield from (f"the {kind} '{name}' has other columns than memgpt gave it" for kind, name in ours.keys() & theirs.keys()
+                if ours[kind, name] != theirs[kind, name])  # fmt: skip
+
+
+def _objects(db: Connection) -> list[tuple[str, str]]:
+    return list(
+        db.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite!_%' ESCAPE '!' ORDER BY name").fetchall()
+    )
+
+
+def _columns(db: Connection, row: tuple[str, str]) -> set[str]:
+    if row[0] != "table":
+        return set()
+    return {name for (name,) in db.execute("SELECT name FROM pragma_table_xinfo(?)", (row[1],)).fetchall()}
+
+
+def _limits_problem(name: Any, limits: Any, sum: Any, salt: bytes) -> str:
+    try:
+        check_namespace(name)
+        Limits(**json.loads(limits))
+    except (TypeError, ValueError, AttributeError, RecursionError, ConfigError, StoreError):
+        return "its name or its limits are damaged: no limit is kept to until memgpt memory limit sets one"
+    if sum != keyed_hash(salt, limits.encode()) and not (limits == "{}" and not sum):
+        return "its limits are not those that were set"
+    return ""

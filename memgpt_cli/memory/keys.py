@@ -31,6 +31,7 @@ CREATE TABLE codebooks (ns INTEGER, encoder INTEGER, mean BLOB, late INTEGER NOT
 CREATE TABLE codes (ns INTEGER, encoder INTEGER, id INTEGER, code BLOB, PRIMARY KEY (ns, encoder, id)) WITHOUT ROWID;
 CREATE TABLE changes (ns INTEGER, rev INTEGER, id INTEGER, PRIMARY KEY (ns, rev, id)) WITHOUT ROWID;
 """
+TABLE_OF_KEYS = "CREATE TABLE keys_{id} (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Keys:
         if found is None:
             query = "INSERT INTO encoders (fingerprint, dim, rotation) VALUES (?, ?, ?) RETURNING id"
             found = Encoder(int(db.execute(query, (fingerprint, dim, make_rotation(dim).tobytes())).get), dim)
-            db.execute(f"CREATE TABLE {found.table} (id INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
+            db.execute(TABLE_OF_KEYS.format(id=found.id))
         if found.dim != dim:
             raise StoreError(f"a key has {dim} numbers, those of the same encoder in {self.path} have {found.dim}")
         return found

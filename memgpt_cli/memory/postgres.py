@@ -9,7 +9,7 @@ import contextlib
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,10 @@ class PostgresStore(Server, Store):
             for entry in there.values():
                 if entry.id in changed:
                     body = self._body(ns, entry.text, entry.meta, changed[entry.id])
-                    db.execute("UPDATE memgpt.entries SET body=%s WHERE ns=%s AND id=%s", (body, ns.id, entry.id))
+                    whole = self._sum(ns, replace(entry, provenance=tuple(changed[entry.id])))
+                    db.execute(
+                        "UPDATE memgpt.entries SET body=%s, sum=%s WHERE ns=%s AND id=%s", (body, whole, ns.id, entry.id)
+                    )
             for fingerprint, keyed, found in records.keys_by_encoder(ids, rows):
                 self._write_keys(ns, fingerprint, keyed, found)
             grown = sum(records.text_bytes(row.text) for _, row, _ in new)
@@ -54,13 +57,14 @@ class PostgresStore(Server, Store):
         return Written(ids, len(new), forgotten, self._why_pending() if forgotten else "")
 
     def _insert(self, ns: Namespace, new: list[tuple[int, Row, bytes]]) -> None:
-        query = "INSERT INTO memgpt.entries VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
+        query = "INSERT INTO memgpt.entries VALUES (%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s,%s)"
         with self._db.cursor() as cursor:
             cursor.executemany(
                 query,
                 [
                     (ns.id, id, hash, r.version, r.searchable, r.kind, r.created, r.updated, records.text_bytes(r.text),
-                     self._terms(ns, pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, r.provenance))
+                     self._terms(ns, pairs_and_characters(r.text)) if r.searchable else [], self._body(ns, r.text, r.meta, r.provenance),
+                     self._sum(ns, r))
                     for id, r, hash in new
                 ],
             )  # fmt: skip
@@ -89,7 +93,7 @@ class PostgresStore(Server, Store):
             (found,) = (self._fetch(ns, [id]) if ns else []) or (None,)
             old = records.check_edit(namespace, id, found, if_version)
             assert ns is not None
-            row.provenance = list(old.provenance)
+            row.provenance, row.created, row.version = list(old.provenance), old.created, old.version + 1
             hash = self._hash(ns, row.identity)
             twin = db.execute("SELECT id FROM memgpt.entries WHERE ns=%s AND hash=%s AND id<>%s", (ns.id, hash, id)).fetchone()
             if twin:
@@ -98,16 +102,18 @@ class PostgresStore(Server, Store):
             size = records.text_bytes(row.text)
             words = self._terms(ns, pairs_and_characters(row.text)) if row.searchable else []
             db.execute(
-                "UPDATE memgpt.entries SET hash=%s, version=version+1, searchable=%s, kind=%s, updated=%s, size=%s, terms=%s, body=%s "
-                "WHERE ns=%s AND id=%s",
+                "UPDATE memgpt.entries SET hash=%s, version=%s, searchable=%s, kind=%s, updated=%s, size=%s, terms=%s, body=%s, "
+                "sum=%s WHERE ns=%s AND id=%s",
                 (
                     hash,
+                    row.version,
                     row.searchable,
                     row.kind,
                     row.updated,
                     size,
                     words,
                     self._body(ns, row.text, row.meta, row.provenance),
+                    self._sum(ns, row),
                     ns.id,
                     id,
                 ),
@@ -382,9 +388,9 @@ class PostgresStore(Server, Store):
             }
 
     def verify(self) -> Problems:
-        """Counts of every namespace; contents only where they can be read: all of a plain store."""
-        found: Problems = []
+        """Counts of every namespace, and every entry; what is not ours in the schema."""
         with self._reading() as db:
+            found: Problems = list(self._foreign())
             query = """SELECT n.id, n.entries, n.bytes, count(e.id), coalesce(sum(e.size), 0)::bigint FROM memgpt.namespaces n
                        LEFT JOIN memgpt.entries e ON e.ns=n.id GROUP BY 1, 2, 3"""
             for id, entries, size, counted, total in db.execute(query).fetchall():
@@ -395,16 +401,29 @@ class PostgresStore(Server, Store):
                               (SELECT 1 FROM memgpt.entries e WHERE e.ns=k.ns AND e.id=k.id AND e.searchable)"""
                 if n := db.execute(orphans).fetchone()[0]:
                     found.append(f"{n} {table.replace('_', ' ')} belong to no entry")
-            if self._keys is None:
-                plain = Namespace(0, 0, 0, 0, Limits(), None)
-                for hash, *row in db.execute(f"SELECT hash, {COLUMNS} FROM memgpt.entries ORDER BY id").fetchall():
-                    entry = self._stored(plain, tuple(row))
-                    identity = Row(
-                        entry.text, entry.kind, {}, [*entry.provenance], "", "", searchable=entry.searchable
-                    ).identity
-                    if records.keyed_hash(self._salt, identity) != bytes(hash):
-                        found.append(f"entry {entry.id}: its text is not what was stored")
+            for name, limits in db.execute("SELECT name, limits FROM memgpt.namespaces ORDER BY id").fetchall():
+                if limits != "{}" and as_json(asdict(records.read_limits(limits))) != limits:
+                    found.append(
+                        f"namespace {name}: its limits are damaged: none is kept to until memgpt memory limit sets one"
+                    )
+                found += self._damaged(self._named(name))
         return found
+
+    def _damaged(self, ns: Namespace | None) -> Iterator[str]:
+        query = f"SELECT hash, sum, {COLUMNS} FROM memgpt.entries WHERE ns=%s ORDER BY id"
+        for hash, whole, *values in self._db.execute(query, (ns.id,)).fetchall() if ns else ():
+            assert ns is not None
+            try:
+                e = self._stored(ns, tuple(values))
+                row = Row(e.text, e.kind, e.meta, [*e.provenance], e.created, e.updated, e.version, e.searchable)
+                records.check_row(row, sizes=False)
+            except StoreError as error:
+                yield f"entry {values[0]}: {error}"
+                continue
+            if self._hash(ns, row.identity) != bytes(hash):
+                yield f"entry {e.id}: its text is not what was stored"
+            elif whole and self._sum(ns, e) != bytes(whole):
+                yield f"entry {e.id}: its meta, provenance, dates or version are not what was stored"
 
     def compact(self) -> Receipt:
         """Rewrites the tables. Of an encrypted store, what is left is sealed anew and the old keys are destroyed."""
@@ -435,8 +454,8 @@ class PostgresStore(Server, Store):
                 identity = Row(e.text, e.kind, {}, [*e.provenance], "", "", searchable=e.searchable).identity
                 found = self._terms(fresh, pairs_and_characters(e.text)) if e.searchable else []
                 body = self._body(fresh, e.text, e.meta, [*e.provenance])
-                query = "UPDATE memgpt.entries SET hash=%s, terms=%s, body=%s WHERE ns=%s AND id=%s"
-                db.execute(query, (self._hash(fresh, identity), found, body, ns.id, e.id))
+                query = "UPDATE memgpt.entries SET hash=%s, terms=%s, body=%s, sum=%s WHERE ns=%s AND id=%s"
+                db.execute(query, (self._hash(fresh, identity), found, body, self._sum(fresh, e), ns.id, e.id))
             for encoder, id, key in db.execute(
                 "SELECT encoder, id, key FROM memgpt.sealed_keys WHERE ns=%s", (ns.id,)
             ).fetchall():

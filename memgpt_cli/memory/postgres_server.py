@@ -13,10 +13,10 @@ from memgpt_cli.errors import StoreError, UsageError
 from memgpt_cli.memory import records
 from memgpt_cli.memory.index import ExactIndex
 from memgpt_cli.memory.lexical import terms
-from memgpt_cli.memory.records import Limits, Stored, as_json
+from memgpt_cli.memory.records import Limits, Row, Stored, as_json
 from memgpt_cli.memory.sealing import KeyFolder, Seal
 
-FORMAT = 1
+FORMAT = 2
 PARTITIONS = 16
 _TABLES = """
 CREATE SCHEMA memgpt;
@@ -29,7 +29,7 @@ CREATE TABLE memgpt.namespaces (id serial PRIMARY KEY, name text NOT NULL UNIQUE
 CREATE TABLE memgpt.encoders (id serial PRIMARY KEY, fingerprint text NOT NULL UNIQUE, dim int NOT NULL);
 CREATE TABLE memgpt.entries (ns int NOT NULL, id bigint NOT NULL, hash bytea NOT NULL, version int NOT NULL,
   searchable boolean NOT NULL, kind text NOT NULL, created text NOT NULL, updated text NOT NULL, size int NOT NULL,
-  terms text[] NOT NULL, body bytea NOT NULL, PRIMARY KEY (ns, id), UNIQUE (ns, hash)) PARTITION BY HASH (ns);
+  terms text[] NOT NULL, body bytea NOT NULL, sum bytea NOT NULL DEFAULT '', PRIMARY KEY (ns, id), UNIQUE (ns, hash)) PARTITION BY HASH (ns);
 CREATE TABLE memgpt.keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key KIND NOT NULL,
   PRIMARY KEY (ns, encoder, id)) PARTITION BY HASH (ns);
 CREATE TABLE memgpt.sealed_keys (ns int NOT NULL, encoder int NOT NULL, id bigint NOT NULL, key bytea NOT NULL,
@@ -107,6 +107,10 @@ class Server:
                 with self._db.cursor() as cursor:
                     cursor.executemany("INSERT INTO memgpt.meta VALUES (%s, %s)", values)
             meta = dict(self._db.execute("SELECT name, value FROM memgpt.meta").fetchall())
+            if bytes(meta["format"]) == b"1":  # had no checksums; an entry gets one when it is next written
+                self._db.execute("ALTER TABLE memgpt.entries ADD COLUMN sum bytea NOT NULL DEFAULT ''")
+                self._db.execute("UPDATE memgpt.meta SET value=%s WHERE name='format'", (str(FORMAT).encode(),))
+                meta["format"] = str(FORMAT).encode()
             if int(meta["format"]) != FORMAT:
                 raise StoreError(f"{self.url} is a memory of format {int(meta['format'])}, expected {FORMAT}")
             typed = self._db.execute("SELECT 'memgpt.keys'::regclass, format_type(atttypid, atttypmod) FROM pg_attribute "
@@ -184,7 +188,7 @@ class Server:
             return None
         id, rev, entries, size, limits, sealed, name = row
         seal = self._keys.read(f"{name}-{sealed}") if self._keys else None
-        return Namespace(id, rev, entries, size, Limits(**json.loads(limits)), seal)
+        return Namespace(id, rev, entries, size, records.read_limits(limits), seal)
 
     def _make_namespace(self, namespace: str) -> Namespace:
         """The namespace, locked until the transaction ends: its writers take turns."""
@@ -207,10 +211,34 @@ class Server:
         body = as_json({"text": text, "meta": meta, "provenance": provenance}).encode()
         return ns.seal.close(body) if ns.seal else body
 
+    def _sum(self, ns: Namespace, row: "Row | Stored") -> bytes:
+        """Over all that an entry holds, so that `verify` finds a change by anybody else."""
+        meta, provenance = as_json(row.meta), as_json(list(row.provenance))
+        return records.checksum(ns.seal.mark(b"sum") if ns.seal else self._salt, row, meta, provenance)
+
     def _stored(self, ns: Namespace, row: tuple[Any, ...]) -> Stored:
+        """An entry as it lies there. What somebody has damaged is read as far as it goes, so that it can be forgotten."""
         id, kind, created, updated, version, searchable, body = row
-        whole = json.loads(ns.seal.open(bytes(body)) if ns.seal else bytes(body))
-        return Stored(id, whole["text"], kind, whole["meta"], tuple(whole["provenance"]), created, updated, version, searchable)
+        whole = records.read_object(ns.seal.open(bytes(body)) if ns.seal else bytes(body))
+        meta, origins = (whole.get(name) for name in ("meta", "provenance"))
+        found = tuple(o for o in origins if isinstance(o, dict)) if isinstance(origins, list) else ()
+        text = str(whole.get("text", ""))
+        return Stored(id, text, kind, meta if isinstance(meta, dict) else {}, found, created, updated, version, searchable)
+
+    def _foreign(self) -> Iterator[str]:
+        """What stands in our schema and is not ours; a trigger or a rule could keep what is forgotten."""
+        ours = {"meta", "doomed_keys", "namespaces", "encoders", "entries", "keys", "sealed_keys"}
+        ours |= {f"{table}_{n}" for table in ("entries", "keys", "sealed_keys") for n in range(PARTITIONS)}
+        query = "SELECT c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid=c.relnamespace WHERE nspname='memgpt' AND relkind IN ('r','p','v','m','f')"
+        for name, kind in self._db.execute(query).fetchall():
+            if name not in ours:
+                yield f"a {'view' if kind in 'vm' else 'table'} '{name}' that memgpt did not make: it may hold texts"
+        for what, query in (
+            ("trigger", "SELECT tgname FROM pg_trigger t JOIN pg_class c ON c.oid=tgrelid JOIN pg_namespace n ON n.oid=relnamespace WHERE nspname='memgpt' AND NOT tgisinternal"),
+            ("rule", "SELECT rulename FROM pg_rules WHERE schemaname='memgpt'"),
+        ):  # fmt: skip
+            for (name,) in self._db.execute(query).fetchall():
+                yield f"a {what} '{name}' that memgpt did not make: it may keep what is forgotten"
 
     def _table(self, ns: Namespace) -> str:
         return "memgpt.sealed_keys" if ns.seal else "memgpt.keys"

@@ -18,7 +18,9 @@ ORIGIN = ("who", "when", "session", "place", "source", "line", "page")
 MAX_TEXT_BYTES = 1 << 16
 """Of an entry's text (UTF-8): some thirty pages. What is longer is cut into several by who brings it."""
 MAX_META_BYTES = 1 << 16
-"""Of what describes an entry, as JSON: `meta`, or one origin."""
+"""Of `meta`, as JSON."""
+MAX_ORIGIN_CHARS = 8192
+"""Of one part of a provenance: a path may be long."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.on_full not in ("refuse", "forget_oldest"):
             raise ConfigError(f"on_full is '{self.on_full}', expected refuse or forget_oldest")
+        if not all(type(n) is int and n < 1 << 62 for n in (self.max_entries, self.max_bytes)):
+            raise ConfigError("a limit is no number, or too large a one")
         if min(self.max_entries, self.max_bytes) < 0 or not 0 <= self.max_age_days <= 36500:
             raise ConfigError("a limit is below 0, or an age above 36,500 days; 0 sets none")
 
@@ -195,12 +199,12 @@ def check_namespace(namespace: str) -> str:
     return namespace
 
 
-def check_row(row: Row) -> Row:
+def check_row(row: Row, sizes: bool = True) -> Row:
     """The row itself; raises StoreError where it could not be kept without loss, shown and forgotten.
 
-    Every way in passes here: put, edit, import, and what an export holds.
+    Every way in passes here: put, edit, import, and what an export holds. Without `sizes` what is already kept is checked.
     """
-    _check_content(row.text, row.kind, row.meta)
+    _check_content(row.text, row.kind, row.meta, sizes)
     if not isinstance(row.provenance, list):
         raise StoreError(f"provenance is {_kind_of(row.provenance)}, expected a list of origins")
     for origin in row.provenance:
@@ -225,14 +229,14 @@ def check_item(item: Item) -> Item:
     return item
 
 
-def _check_content(text: Any, kind: Any, meta: Any) -> None:
+def _check_content(text: Any, kind: Any, meta: Any, sizes: bool = True) -> None:
     if not isinstance(text, str):
         raise StoreError(f"an entry's text is {_kind_of(text)}, expected text")
     if not text or text.isspace():
         raise StoreError("an entry is empty")
     if "\0" in text or not is_utf8(text):
         raise StoreError(f"an entry holds a NUL or half a surrogate pair (or bytes that are no UTF-8): {text[:40]!r}")
-    if len(text) > MAX_TEXT_BYTES // 4 and (size := text_bytes(text)) > MAX_TEXT_BYTES:
+    if sizes and len(text) > MAX_TEXT_BYTES // 4 and (size := text_bytes(text)) > MAX_TEXT_BYTES:
         raise StoreError(
             f"an entry of {size:,} bytes, at most {MAX_TEXT_BYTES:,} are kept: put it into a file, and memgpt memory import cuts it"
         )
@@ -272,11 +276,17 @@ def _check_json(name: str, value: Any) -> None:
 
 
 def _check_origin(origin: Any) -> None:
-    _check_json("an origin", origin)
+    if not isinstance(origin, dict):
+        raise StoreError(f"an origin is {_kind_of(origin)}, expected an object")
     for name, value in origin.items():
         if name not in ORIGIN:
-            raise StoreError(f"an origin has '{name[:40]}', expected {', '.join(ORIGIN)}")
-        if not isinstance(value, str | int):
+            raise StoreError(f"an origin has '{str(name)[:40]}', expected {', '.join(ORIGIN)}")
+        if type(value) is str:
+            if len(value) > MAX_ORIGIN_CHARS or not is_utf8(value):
+                raise StoreError(
+                    f"an origin's {name} is longer than {MAX_ORIGIN_CHARS:,} characters, or no UTF-8: {value[:40]!r}"
+                )
+        elif type(value) is not int or not -(1 << 63) <= value < 1 << 63:
             raise StoreError(f"an origin's {name} is {_kind_of(value)}, expected text or a number")
 
 
@@ -330,6 +340,38 @@ def as_json(value: Any) -> str:
 def keyed_hash(salt: bytes, data: bytes) -> bytes:
     """16 bytes that tell equal entries, and tell nothing to who has not the store's salt."""
     return hashlib.blake2b(data, digest_size=16, key=salt).digest()
+
+
+def checksum(salt: bytes, row: "Row | Stored", meta: str, provenance: str) -> bytes:
+    """8 bytes over all that an entry holds, as it is written, so that a change by anybody else is found (`verify`)."""
+    parts = (row.kind, row.created, row.updated, str(row.version), str(int(row.searchable)), meta, provenance, row.text)
+    return hashlib.blake2b("\0".join(parts).encode(errors="replace"), digest_size=8, key=salt).digest()
+
+
+def read_limits(text: Any) -> Limits:
+    """Limits as they are written; none at all where they are damaged, which `verify` tells."""
+    try:
+        return Limits(**json.loads(text))
+    except (TypeError, ValueError, RecursionError, ConfigError):
+        return Limits()
+
+
+def read_object(text: Any) -> dict[str, Any]:
+    """An object as it is written; an empty one where it is damaged, which `verify` tells: what is damaged can still be forgotten."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_origins(text: Any) -> list[dict[str, Any]]:
+    """The same for a list of origins."""
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return []
+    return [origin for origin in found if isinstance(origin, dict)] if isinstance(found, list) else []
 
 
 def merged(there: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-import json
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,19 +13,22 @@ import apsw
 import numpy as np
 
 from memgpt_cli.errors import StoreError
+from memgpt_cli.files import beside
 from memgpt_cli.memory import entries, inspection, keys, mapped, records, words
 from memgpt_cli.memory.database import Connection, Database
 from memgpt_cli.memory.keys import Keys
 from memgpt_cli.memory.protocol import Entries, Fetch, Problems, Rankings, Store
 from memgpt_cli.memory.records import Edited, Filter, Item, Limits, Receipt, Row, Stored, Written, as_json, text_bytes
 
-FORMAT = 2
+FORMAT = 3
 _PENDING = "UPDATE meta SET value=value+1 WHERE name='pending'"
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL DEFAULT 0,
-  entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}');
+  entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}',
+  sum BLOB NOT NULL DEFAULT x'');
 """
+SCHEMA = _TABLES + entries.TABLES + keys.TABLES + words.TABLES
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,26 @@ class SqliteStore(Store):
         if version == 0:
             with self._db.writing() as db:
                 if not db.pragma("user_version"):  # else another process was first
-                    db.execute(_TABLES + entries.TABLES + keys.TABLES + words.TABLES)
+                    db.execute(SCHEMA)
                     db.executemany(
                         "INSERT INTO meta VALUES (?, ?)",
                         [("salt", secrets.token_bytes(32)), ("next", 1), ("next_ns", 1), ("pending", 0)],
                     )
                     db.pragma("user_version", FORMAT)
             version = FORMAT
-        if version != FORMAT:
+        if version not in (2, FORMAT):
             newer = "a newer memgpt made it" if version > FORMAT else "`memgpt memory import` reads it into a new store"
             raise StoreError(f"{self.path} is a memory of format {version}, expected {FORMAT}: {newer}")
-        return bytes(self._db.connection.execute(read, ("salt",)).get)
+        salt = self._db.connection.execute(read, ("salt",)).get
+        if not isinstance(salt, bytes):
+            raise StoreError(f"{self.path} is damaged: it has lost its salt. Restore a snapshot or an export")
+        if version == 2:
+            with self._db.writing() as db:
+                if db.pragma("user_version") == 2:
+                    entries.add_checksums(db, salt)
+                    db.execute("ALTER TABLE namespaces ADD COLUMN sum BLOB NOT NULL DEFAULT x''")
+                    db.pragma("user_version", FORMAT)
+        return salt
 
     def close(self) -> None:
         self._keys.close()
@@ -81,7 +93,7 @@ class SqliteStore(Store):
         if row is None:
             return None
         id, rev, entries, size, limits = row
-        return _Namespace(id, rev, entries, size, Limits(**json.loads(limits)))
+        return _Namespace(id, rev, entries, size, records.read_limits(limits))
 
     def _make_namespace(self, db: Connection, name: str) -> _Namespace:
         found = self._namespace(db, name)
@@ -107,10 +119,10 @@ class SqliteStore(Store):
             hashes = [records.keyed_hash(self._salt, row.identity) for row in rows]
             fresh = itertools.count(self._next(db, "next", len(rows)))
             ids, new, changed = records.merge(rows, hashes, entries.known(db, ns.id, hashes), fresh)
-            entries.set_origins(db, changed)
+            entries.set_origins(db, ns.id, changed, self._salt)
             grown = sum(text_bytes(row.text) for _, row, _ in new)
             db.execute("UPDATE namespaces SET rev=rev+1, entries=entries+?, bytes=bytes+? WHERE id=?", (len(new), grown, ns.id))
-            entries.insert(db, ns.id, new)
+            entries.insert(db, ns.id, new, self._salt)
             words.add(db, ns.id, ((id, row.text) for id, row, _ in new if row.searchable))
             self._add_keys(db, ns, ids, rows, new[0][0] if new else 1 << 62)
             victims = self._make_room(db, namespace, ids)
@@ -130,17 +142,14 @@ class SqliteStore(Store):
             (found,) = (entries.fetch(db, ns.id, [id]) if ns else []) or (None,)
             old = records.check_edit(namespace, id, found, if_version)
             assert ns is not None
-            row.provenance = list(old.provenance)
+            row.provenance, row.created, row.version = list(old.provenance), old.created, old.version + 1
             hash = records.keyed_hash(self._salt, row.identity)
             twin = db.execute("SELECT id FROM entries WHERE ns=? AND hash=? AND id<>?", (ns.id, hash, id)).fetchone()
             if twin:
                 raise StoreError(f"entry {twin[0]} says the same already: forget one of the two")
             had_key = self._keys.has(db, ns.id, self.fingerprint, id)
             self._remove_search(db, ns.id, [old])
-            db.execute(
-                "UPDATE entries SET text=?, kind=?, meta=?, hash=?, updated=?, version=version+1, searchable=? WHERE id=?",
-                (row.text, row.kind, as_json(row.meta), hash, row.updated, row.searchable, id),
-            )
+            entries.replace(db, id, row, hash, self._salt)
             if row.searchable:
                 words.add(db, ns.id, [(id, row.text)])
             words.leave_no_separator(db, ns.id, [old.text])
@@ -345,7 +354,9 @@ class SqliteStore(Store):
     def set_limits(self, namespace: str, limits: Limits) -> None:
         with self._db.writing() as db:
             ns = self._make_namespace(db, namespace)
-            db.execute("UPDATE namespaces SET limits=? WHERE id=?", (as_json(asdict(limits)), ns.id))
+            text = as_json(asdict(limits))
+            sum = records.keyed_hash(self._salt, text.encode())
+            db.execute("UPDATE namespaces SET limits=?, sum=? WHERE id=?", (text, sum, ns.id))
 
     def stats(self, namespace: str) -> dict[str, Any]:
         with self._db.reading() as db:
@@ -364,7 +375,7 @@ class SqliteStore(Store):
 
     def verify(self) -> Problems:
         with self._db.reading() as db:
-            return [*inspection.problems(db, self._salt, self._keys)]
+            return [*inspection.problems(db, self._salt, self._keys, SCHEMA)]
 
     def compact(self) -> Receipt:
         with self._db.writing() as db:
@@ -378,12 +389,17 @@ class SqliteStore(Store):
         return Receipt("pending" if reason else "erased", 0, reason)
 
     def snapshot(self, path: Path) -> None:
-        if path.exists():
+        if os.path.lexists(path):
             raise StoreError(f"{path} is there already: a snapshot never replaces a file")
+        partial = beside(path)
         with self._db.errors(f"could not be copied to {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)  # as empty as VACUUM INTO wants it
-            self._db.connection.execute("VACUUM INTO ?", (str(path),))
+            try:
+                partial.touch(mode=0o600)  # as empty as VACUUM INTO wants it
+                self._db.connection.execute("VACUUM INTO ?", (str(partial),))
+                os.rename(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
 
     def capabilities(self) -> dict[str, Any]:
         return {
