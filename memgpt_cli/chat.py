@@ -8,18 +8,19 @@ from pathlib import Path
 
 import torch
 
-from memgpt_cli.config import ChatConfig, GenerateConfig
+from memgpt_cli.config import ChatConfig, GenerateConfig, LimitConfig
 from memgpt_cli.data.batching import collate
-from memgpt_cli.data.dataset import encode_row
 from memgpt_cli.data.sources.dialogue import render_turn
+from memgpt_cli.errors import StoreError, UsageError
 from memgpt_cli.generation.decode import generate
 from memgpt_cli.generation.postprocess import StreamDecoder
+from memgpt_cli.generation.prompt import Prompter
 from memgpt_cli.generation.recall import Encoder
 from memgpt_cli.ingest.text import read_text
 from memgpt_cli.memory import Filter, Item, Receipt, Store, Stored
-from memgpt_cli.memory.records import now
+from memgpt_cli.memory.records import MAX_TEXT_BYTES, now, text_bytes
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
+from memgpt_cli.schema import Entry, entry_from, parse_triple, render_triple, unfit
 from memgpt_cli.tokenizer import Tokenizer
 
 OnText = Callable[[str], None]
@@ -42,6 +43,7 @@ class Reply:
     null: float = 0.0
     steps: list[str] = field(default_factory=list)  # what was said on the way (look-ups)
     complete: bool = True
+    notes: list[str] = field(default_factory=list)  # what was cut, left out or could not be kept
 
 
 @dataclass
@@ -56,6 +58,11 @@ def _session(turn: Stored) -> str:
     return str(turn.provenance[0].get("session", "")) if turn.provenance else ""
 
 
+def _is_said(turn: Stored) -> bool:
+    """Whether a conversation wrote it, and it can be gone on from."""
+    return all(isinstance(turn.meta.get(name), str) for name in ("said", "speaker"))
+
+
 def read_knowledge(path: Path) -> list[Entry]:
     """Facts of a `[n] head relation<TAB>tail` file, packed or not."""
     facts = []
@@ -65,6 +72,15 @@ def read_knowledge(path: Path) -> list[Entry]:
         if tab and len(words) >= 2:
             facts.append(Entry(render_triple(words[-2], words[-1], tail), "fact", {"triple": [words[-2], words[-1], tail]}))
     return facts
+
+
+def _check_message(text: str) -> None:
+    if what := unfit(text):
+        raise UsageError(f"the message holds {what}: not taken")
+    if (size := text_bytes(text)) > MAX_TEXT_BYTES - 200:  # a speaker's name comes before it
+        raise UsageError(
+            f"a message of {size:,} bytes, at most {MAX_TEXT_BYTES - 200:,} are taken: put it into a file, and memgpt memory import reads it"
+        )
 
 
 class Conversation:
@@ -80,9 +96,10 @@ class Conversation:
         decoding: GenerateConfig,
         recall: int = 32,
         knowledge: Iterable[Entry] = (),
+        limits: LimitConfig = LimitConfig(),  # noqa: B008  frozen
     ) -> None:
         self.model, self.tokenizer, self.store, self.namespace = model, tokenizer, store, namespace
-        self.config, self.decoding, self.recall = config, decoding, recall
+        self.config, self.decoding, self.recall, self.prompt = config, decoding, recall, Prompter(tokenizer, limits)
         self.encoder = Encoder(model, tokenizer)
         self.knowledge = list(knowledge)
         self._knowledge_keys: torch.Tensor | None = None
@@ -95,7 +112,7 @@ class Conversation:
 
     def resume(self) -> int:
         """Goes on with the newest stored conversation; returns how many turns it had."""
-        turns = [e for e in self.store.all(self.namespace, Filter(kind="turn")) if _session(e) and "said" in e.meta]
+        turns = [e for e in self.store.all(self.namespace, Filter(kind="turn")) if _session(e) and _is_said(e)]
         newest = _session(turns[-1]) if turns else ""
         mine = [e for e in turns if _session(e) == newest]
         if not newest or any(e.meta.get("closed") for e in mine):
@@ -111,16 +128,17 @@ class Conversation:
 
     def new(self) -> None:
         """Begins afresh, also after a restart; what was said stays in memory and can be recalled."""
-        last = next((e for e in reversed(self.events) if e.id is not None), None)
-        if last is not None and last.id is not None:
-            (stored,) = self.store.get(self.namespace, [last.id])
-            key = self.encoder.keys([stored.text]).numpy()[0]
-            closed = Item(stored.text, "turn", {**stored.meta, "closed": True}, key=key, searchable=stored.searchable)
-            self.store.edit(self.namespace, last.id, closed)
+        there = self.store.get(self.namespace, [e.id for e in self.events if e.id is not None])
         self.session = uuid.uuid4().hex[:12]
         self.events, self.last = [], None
+        if there:  # another process may have forgotten some of it, or all
+            stored = there[-1]
+            key = self.encoder.keys([stored.text]).numpy()[0]
+            closed = Item(stored.text, "turn", {**stored.meta, "closed": True}, key=key, searchable=stored.searchable)
+            self.store.edit(self.namespace, stored.id, closed)
 
     def remember(self, text: str) -> Entry:
+        _check_message(text)
         entry = entry_from(text)
         origin = {"who": self.config.user, "when": now(), "session": self.session}
         self.store.put(self.namespace, self.encoder.items([entry], origin))
@@ -153,7 +171,8 @@ class Conversation:
 
     # what is said
 
-    def _say(self, speaker: str, text: str) -> None:
+    def _say(self, speaker: str, text: str) -> str:
+        """Takes a message into the conversation and the store; returns why it could not be kept there, if it could not."""
         entry = Entry(render_turn(speaker, text), "turn", {"speaker": speaker})
         origin = {
             "who": speaker,
@@ -164,18 +183,29 @@ class Conversation:
         # a reply that only says again what was recalled is part of the conversation, but no second memory of it
         again = speaker == self.config.bot and text.strip() in self._recalled_texts
         (item,) = self.encoder.items([Entry(entry.text, "turn", {"speaker": speaker, "said": text})], origin)
-        (id,) = self.store.put(self.namespace, [replace(item, searchable=not again)]).ids
+        try:
+            (id,) = self.store.put(self.namespace, [replace(item, searchable=not again)]).ids
+        except StoreError as error:  # full, locked, on a full disk: the conversation goes on, and says so
+            self.events.append(_Event(entry, speaker, text))
+            return f"not kept in memory: {error}"
         self.events.append(_Event(entry, speaker, text, id))
+        return ""
 
     def reply(self, text: str, on_text: OnText | None = None) -> Reply:
-        """Says `text` and answers. A look-up is followed up: what it finds is recalled, and the model goes on."""
+        """Says `text` and answers. A look-up is followed up: what it finds is recalled, and the model goes on.
+
+        Raises UsageError, before anything is kept, for a message that no conversation can hold.
+        """
         steps: list[str] = []
+        notes: dict[str, None] = {}
         said = text.strip() or self.config.silence or text
+        _check_message(said)
         for _ in range(4):
-            self._say(self.config.user, said)
+            notes[self._say(self.config.user, said)] = None
             reply = self._answer(on_text)
             reply.steps = steps
-            self._say(self.config.bot, reply.text)
+            notes[self._say(self.config.bot, reply.text)] = None
+            reply.notes = [note for note in (*reply.notes, *notes) if note]
             self.last = reply
             if not self._looks_up(reply.text) or not reply.complete:
                 break
@@ -231,11 +261,12 @@ class Conversation:
     def _answer(self, on_text: OnText | None) -> Reply:
         turns = [e for e in self.events if e.speaker]
         window = turns[-self.config.turns :]
-        source = "\n".join(render_turn(t.speaker, t.text) for t in window)
+        source, cut = self.prompt.cut_input("\n".join(render_turn(t.speaker, t.text) for t in window))
         inside = set(map(id, window))
         entries = [*self._recalled(source), *(e.entry for e in self.events if id(e) not in inside)]
-        episode = Episode("chat", tuple(entries), (Example(source, "", len(entries)),))
-        batch = collate([encode_row(episode, self.tokenizer)]).to(next(self.model.parameters()).device)
+        prompt = self.prompt(source, entries, newest=True)
+        prompt.notes.extend(cut)
+        batch = collate([prompt.row]).to(next(self.model.parameters()).device)
         stream, stopped = StreamDecoder(self.tokenizer), False
 
         def on_token(token: int) -> bool:
@@ -248,11 +279,12 @@ class Conversation:
             made = generate(self.model, batch, self.decoding, on_token=on_token)
         except KeyboardInterrupt:
             stopped = True
-            return Reply(self.tokenizer.decode(stream.ids) or "…", complete=not stopped)
+            return Reply(self.tokenizer.decode(stream.ids) or "…", complete=not stopped, notes=prompt.notes)
         weights, scores = made.reading.entries[0, 0].tolist(), made.reading.scores[0, 0].tolist()
-        read = [Read(e.text, e.kind, w, s) for e, w, s in zip(entries, weights, scores, strict=True)]
+        read = [Read(e.text, e.kind, w, s) for e, w, s in zip(prompt.entries, weights, scores, strict=True)]
         read.sort(key=lambda r: -r.weight)
-        return Reply(self.tokenizer.decode(made.ids[0][0]), read, float(made.reading.null[0, 0]))
+        text = self.tokenizer.decode(made.ids[0][0]).replace("\0", "")
+        return Reply(text, read, float(made.reading.null[0, 0]), notes=prompt.notes)
 
     def transcript(self) -> str:
         return "\n".join(f"{e.speaker}: {e.text}" for e in self.events if e.speaker)

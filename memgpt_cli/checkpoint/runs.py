@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from memgpt_cli.checkpoint.weights import load_weights
-from memgpt_cli.config import Config, build, to_dict
+from memgpt_cli.checkpoint.untrusted import check_tokenizer, describe_run, read_checked
+from memgpt_cli.config import Config, to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.files import Kind, new_folder
 from memgpt_cli.model import MemoryTransformer
@@ -50,8 +50,10 @@ def load_tree(folder: Path) -> Any:
     try:
         tensors = load_file(folder / TREE_TENSORS)
         return _unpack(json.loads((folder / TREE_JSON).read_text()), tensors)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} is no readable checkpoint: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{folder} is no readable checkpoint, or a damaged one: move it away, and the one before it serves"
+        ) from error
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -95,20 +97,20 @@ def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, c
 
 
 def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
-    """A model folder as `save_model` wrote it, in evaluation mode; raises CheckpointError with every tensor that is off."""
+    """A model folder as `save_model` wrote it, in evaluation mode; raises CheckpointError with every tensor that is off.
+
+    The folder may be somebody else's (`checkpoint.untrusted`): the configuration comes without places.
+    """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} holds no {name}: train a model first (memgpt train) or name a run with --run")
-    try:
-        values = json.loads((folder / CONFIG).read_text())
-        values.pop("notes", None), values.pop("tokenizer", None)
-        config: Config = build(Config, values)
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder} cannot be read: {error}") from error
-    model = MemoryTransformer(config.model)
-    load_weights(model, weights, folder)
-    return model.eval(), Tokenizer.load(folder), config
+    described = describe_run(folder, CONFIG)
+    tokenizer = Tokenizer.load(folder)
+    check_tokenizer(tokenizer, described, folder)
+    weights = read_checked(described.config.model, folder / WEIGHTS)
+    model = MemoryTransformer(described.config.model)
+    model.load_state_dict(weights)
+    return model.eval(), tokenizer, described.config
 
 
 def fingerprint(folder: Path) -> str:
@@ -116,7 +118,10 @@ def fingerprint(folder: Path) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    weights = load_file(folder / WEIGHTS)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} holds no safetensors, or is damaged") from error
     for name in sorted(n for n in weights if n.startswith(ENTRY_KEY)):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())

@@ -69,10 +69,3 @@ def mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
         if own[name].shape != weights[name].shape:
             problems.append(f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}")
     return "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, Tensor], where: object) -> None:
-    """Copies weights into a model; raises CheckpointError listing missing, unexpected and misshapen tensors."""
-    if problems := mismatches(model.state_dict(), weights):
-        raise CheckpointError(f"{where} does not fit this model: {problems}")
-    model.load_state_dict(weights)

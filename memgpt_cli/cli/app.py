@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memgpt_cli.config import Config
+    from memgpt_cli.config import Config, DataConfig
     from memgpt_cli.data.preprocess import Report
     from memgpt_cli.generation.recall import Encoder, Recall
     from memgpt_cli.memory import Store
@@ -100,14 +100,21 @@ def print_json(value: Any) -> None:
     print(as_json_line(value))
 
 
-def data_folder(config: "Config", quiet: bool = False) -> Path:
-    """The data set a configuration names, preprocessed if it is not there yet."""
+def data_folder(data: "DataConfig") -> Path:
+    """The data set a configuration names, preprocessed if it is not there yet; what was rejected of it is said."""
+    from memgpt_cli.data.dataset import REJECTS
     from memgpt_cli.data.preprocess import preprocess
 
     with progress("preprocessing") as report:
-        result = preprocess(config.data, DATA_ROOT, report)
-    if not result.already_there and not quiet:
-        console().print(f"preprocessed {config.data.name} into {result.folder}")
+        result = preprocess(data, DATA_ROOT, report)
+    out = console(stderr=True)
+    if not result.already_there:
+        out.print(f"preprocessed {data.name} into {result.folder}", markup=False)
+    rejected = {s: n for s, v in result.manifest["statistics"].items() if (n := v["changes"].get("records rejected"))}
+    if rejected:
+        counts = ", ".join(f"{n:,} of {split}" for split, n in rejected.items())
+        said = f"records that could not be read, and are left out: {counts}; see {result.folder / REJECTS}"
+        out.print(said, style="yellow", markup=False)
     return result.folder
 
 
@@ -131,6 +138,15 @@ def user_name() -> str:
         raise UsageError("this system has no name for you: say whose memory it is with --namespace NAME") from None
 
 
+def say_ignored(model_folder: Path) -> None:
+    """Says which settings of a run's own are not followed: it may be somebody else's."""
+    from memgpt_cli.checkpoint.untrusted import describe_run
+
+    if ignored := describe_run(model_folder).ignored:
+        said = f"this run's own {', '.join(ignored)}: not followed, since a run may be somebody else's. Give it here to have it"
+        console(stderr=True).print(said, style="yellow", markup=False)
+
+
 def open_recall(
     url: str, namespace: str, key_env: str, config: "Config", model: "MemoryTransformer", tokenizer: "Tokenizer", folder: Path
 ) -> "Recall":
@@ -142,6 +158,7 @@ def open_recall(
 
     if "://" not in url and not Path(url).expanduser().is_file():
         raise UsageError(f"--memory {url}: no such store; `memgpt memory import FILES --store {url}` makes one")
+    say_ignored(folder)
     store = open_store(url, fingerprint(folder), key_env or config.memory.key_env)
     owner, encoder = namespace or config.memory.namespace or user_name(), Encoder(model, tokenizer)
     if not store.list(owner, limit=1):

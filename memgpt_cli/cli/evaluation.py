@@ -17,6 +17,7 @@ from memgpt_cli.cli.app import (
     Run,
     app,
     console,
+    data_folder,
     open_recall,
     print_json,
     progress,
@@ -69,7 +70,7 @@ def evaluate_command(
     check_metrics(metrics)
     check_memories(config.eval.memories)
     prepare(model, config.trainer)
-    split = _split(config, folder, file)
+    split = _split(config, trained, folder, file)
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else None
     with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
         if memory_store:
@@ -100,31 +101,40 @@ def evaluate_command(
     out.print(f"predictions and scores: {saved.parent}")
 
 
-def _split(config: "Config", run: Path, files: list[Path] | None) -> Path:
-    """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
+def _split(config: "Config", trained: "Config", run: Path, files: list[Path] | None) -> Path:
+    """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer.
+
+    Where raw data lie is not the run's to say (it may be somebody else's), but that of the data set of its name here.
+    """
     from dataclasses import replace
 
-    from memgpt_cli.data.dataset import MANIFEST, read_manifest
-    from memgpt_cli.data.preprocess import is_current, preprocess
+    from memgpt_cli.config import DataConfig, build
+    from memgpt_cli.data.dataset import DATA_SET, read_manifest
+    from memgpt_cli.data.sources import find_source
     from memgpt_cli.errors import UsageError
+    from memgpt_cli.files import slug
     from memgpt_cli.tokenizer import Tokenizer
 
     split, data = config.eval.split, config.data
-    if data.tokenizer.path:  # the run has it: what it was made from need not be there any more
-        data = replace(data, tokenizer=replace(data.tokenizer, path=str((run / "model").resolve()), add=()))
-    if files:
-        named = [str(f.resolve()) for f in files]
-        name, split = "eval-" + "+".join(f.stem for f in files), "test"
-        given: dict[str, object] = {"test": named}
-        data = replace(data, name=name, path="/", files=given, hold_out={})
-    folder = DATA_ROOT / data.name
-    own = Tokenizer.load(run / "model").fingerprint
-    there = not files and (folder / MANIFEST).is_file() and is_current(data, DATA_ROOT)
-    if not there or read_manifest(folder)["tokenizer"]["fingerprint"] != own:
-        own_folder = str((run / "model").resolve())
-        data = replace(data, tokenizer=replace(data.tokenizer, path=own_folder, add=()), name=f"{data.name}-{own[:8]}")
-        with progress("preprocessing") as report:
-            folder = preprocess(data, DATA_ROOT, report).folder
+    own, folder = Tokenizer.load(run / "model").fingerprint, DATA_ROOT / data.name
+    manifest = read_manifest(folder) if not files and DATA_SET.marks(folder) else None
+    if manifest is None or data != trained.data or manifest["tokenizer"]["fingerprint"] != own:
+        if files:
+            named: dict[str, object] = {"test": [str(f.resolve()) for f in files]}
+            data = replace(data, name=slug("eval-" + "+".join(f.stem for f in files)), path="/", files=named, hold_out={})
+            split = "test"
+        elif manifest is not None:
+            raw: DataConfig = build(DataConfig, manifest["config"], "data")
+            data = replace(
+                data, path=data.path or raw.path, files=data.files or raw.files, options={**raw.options, **data.options}
+            )
+        elif not data.path and find_source(data.source).needs_file:
+            raise UsageError(
+                f"the data set '{data.name}' that {run.name} was trained on is not in {DATA_ROOT}: say where its files lie "
+                "(data.path=FOLDER data.files.test=FILE), or give files with --file"
+            )
+        tokenizer = replace(data.tokenizer, path=str((run / "model").resolve()), add=())
+        folder = data_folder(replace(data, tokenizer=tokenizer, name=slug(f"{data.name}-{own[:8]}")))
     if not (folder / split).is_dir():
         found = sorted(p.name for p in folder.iterdir() if p.is_dir())
         raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(found)}")

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,13 +42,23 @@ def config(
 @app.command(epilog="Example: `memgpt runs --json`")
 def runs(as_json: Json = False) -> None:
     """List trained runs, the newest first."""
+    from rich.markup import escape
     from rich.table import Table
 
-    rows = []
-    for folder in sorted(RUNS_ROOT.glob("*/model/config.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        values = json.loads(folder.read_text())
-        notes = values.get("notes", {})
-        rows.append({"run": folder.parent.parent.name, "data": values["data"]["name"], "step": notes.get("step"), "val/loss": notes.get("val/loss"), "val/exact": notes.get("val/exact")})  # fmt: skip
+    from memgpt_cli.checkpoint.runs import run_folders
+    from memgpt_cli.checkpoint.untrusted import describe_run
+    from memgpt_cli.errors import CheckpointError
+
+    rows: list[dict[str, Any]] = []
+    for folder in run_folders(RUNS_ROOT):
+        try:
+            described = describe_run(folder / "model")
+        except CheckpointError as error:
+            rows.append({"run": folder.name, "data": "", "problem": str(error)})
+            continue
+        numbers = {k: v for k, v in described.notes.items() if isinstance(v, int | float)}
+        scores = {name: numbers.get(name) for name in ("step", "val/loss", "val/exact")}
+        rows.append({"run": folder.name, "data": described.config.data.name, **scores})
     if as_json:
         print_json(rows)
         return
@@ -57,9 +67,13 @@ def runs(as_json: Json = False) -> None:
         return
     table = Table("run", "data", "step", "validation loss", "exact %")
     for row in rows:
-        loss, exact = row["val/loss"], row["val/exact"]
-        table.add_row(row["run"], row["data"], str(row["step"]), f"{loss:.4f}" if loss is not None else "–", f"{100 * exact:.1f}" if exact is not None else "–")  # fmt: skip
+        step, loss, exact = (row.get(name) for name in ("step", "val/loss", "val/exact"))
+        cells = (f"{step:.0f}" if step is not None else "–", f"{loss:.4f}" if loss is not None else "–")
+        table.add_row(escape(row["run"]), row["data"], *cells, f"{100 * exact:.1f}" if exact is not None else "–")
     console().print(table)
+    for row in rows:
+        if "problem" in row:
+            console().print(row["problem"], style="yellow", markup=False)
 
 
 @app.command(epilog="Example: `memgpt doctor`; `memgpt doctor --fit experiment=flan_t5_dialogsum trainer.batch_tokens=16000`")

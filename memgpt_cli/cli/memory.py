@@ -20,6 +20,7 @@ memory = typer.Typer(
 )
 app.add_typer(memory, name="memory")
 
+MAX_ID = (1 << 63) - 1
 Where = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,7 +106,7 @@ def say_receipt(receipt: "Receipt", what: str, as_json: bool) -> None:
 @memory.command(epilog='Example: `memgpt memory search "what is the cat called" -k 3`')
 def search(
     query: Annotated[str, typer.Argument(help="Words, or a question.")],
-    k: Annotated[int, typer.Option("-k", help="How many entries.", min=1)] = 8,
+    k: Annotated[int, typer.Option("-k", help="How many entries.", min=1, max=100_000)] = 8,
     where: Where = None,
     run: ModelRun = "",
     store: StoreUrl = "",
@@ -130,8 +131,8 @@ def search(
 @memory.command("list", epilog="Example: `memgpt memory list --where kind=fact --limit 20`")
 def list_(
     where: Where = None,
-    limit: Annotated[int, typer.Option("--limit", help="At most so many; 0 for all.", min=0)] = 50,
-    after: Annotated[int, typer.Option("--after", help="Go on after this id.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="At most so many; 0 for all.", min=0, max=MAX_ID)] = 50,
+    after: Annotated[int, typer.Option("--after", help="Go on after this id.", min=0, max=MAX_ID)] = 0,
     store: StoreUrl = "",
     namespace: Namespace = "",
     key_env: KeyEnv = "",
@@ -161,7 +162,7 @@ def list_(
 
 @memory.command(epilog="Example: `memgpt memory show 12`")
 def show(
-    ids: Annotated[list[int], typer.Argument(help="Ids of entries.")],
+    ids: Annotated[list[int], typer.Argument(help="Ids of entries.", min=1, max=MAX_ID)],
     store: StoreUrl = "",
     namespace: Namespace = "",
     key_env: KeyEnv = "",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, print_json, progress
-from memgpt_cli.cli.memory import memory, open_memory, say_receipt, shown
+from memgpt_cli.cli.memory import MAX_ID, memory, open_memory, say_receipt, shown
 
 
 @memory.command(epilog="Example: `memgpt memory stats --namespace anna`")
@@ -71,8 +71,10 @@ def _bars(title: str, counts: dict[str, int], most: int = 24) -> None:
 
 @memory.command(epilog="Example: `memgpt memory limit --max-entries 10000 --max-age-days 365 --on-full forget_oldest`")
 def limit(
-    max_entries: Annotated[int | None, typer.Option("--max-entries", help="0 sets no limit.", min=0)] = None,
-    max_bytes: Annotated[int | None, typer.Option("--max-bytes", help="Of text; 0 sets no limit.", min=0)] = None,
+    max_entries: Annotated[int | None, typer.Option("--max-entries", help="0 sets no limit.", min=0, max=MAX_ID // 2)] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option("--max-bytes", help="Of text; 0 sets no limit.", min=0, max=MAX_ID // 2)
+    ] = None,
     max_age_days: Annotated[
         float | None, typer.Option("--max-age-days", help="Since it was first said; 0: none.", min=0)
     ] = None,

@@ -8,6 +8,7 @@ import typer
 
 from memgpt_cli.cli.app import Json, KeyEnv, Namespace, StoreUrl, console, key_what_is_not, print_json, progress, user_name
 from memgpt_cli.cli.memory import (
+    MAX_ID,
     ModelRun,
     Where,
     all_found,
@@ -20,6 +21,10 @@ from memgpt_cli.cli.memory import (
 
 if TYPE_CHECKING:
     from memgpt_cli.memory import Store, Stored
+
+
+def _stop(error: Exception, record: object) -> None:
+    raise error
 
 
 @memory.command(epilog='Example: `memgpt memory add "Anna\'s cat is called Tom"`; `cat notes | memgpt memory add -`')
@@ -36,13 +41,14 @@ def add(
     from dataclasses import asdict
 
     from memgpt_cli.errors import UsageError, did_you_mean
+    from memgpt_cli.ingest.text import STDIN, read_lines
     from memgpt_cli.memory import Item
     from memgpt_cli.memory.records import now
     from memgpt_cli.schema import KINDS, entry_from
 
     if kind not in KINDS:
         raise UsageError(f"--kind {kind} is no kind of entry.{did_you_mean(kind, KINDS)}")
-    texts = [line.rstrip("\n") for line in sys.stdin if line.strip()] if text == "-" else [text]
+    texts = [line for _, line in read_lines(STDIN, _stop) if line.strip()] if text == "-" else [text]
     if not texts:
         raise UsageError("nothing to remember: standard input is empty")
     entries = [entry_from(t, kind) for t in texts]
@@ -81,7 +87,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Remember documents. Run it again after an interruption, or when files have changed: what is there stays as it is."""
-    from memgpt_cli.ingest.documents import Cut, find_documents
+    from memgpt_cli.ingest.documents import Cut, find_documents, source_name
     from memgpt_cli.memory import bundle
 
     bundles = [p for p in paths if bundle.is_bundle(p)]
@@ -103,7 +109,7 @@ def import_(
                 before = len(problems)
                 ids = _import_file(memory_, owner, file, cut, counts, problems, report)
                 if len(problems) == before:
-                    seen[file.as_posix()] = ids
+                    seen[source_name(file)] = ids
             stale = _stale(memory_, owner, seen)
             counts["stale"] = len(stale)
             receipt = memory_.forget(owner, stale) if stale and prune else None
@@ -138,7 +144,7 @@ def _import_file(
     store: "Store", owner: str, file: Path, cut: Any, counts: dict[str, int], problems: list[str], report: Any
 ) -> set[int]:
     """Puts a file's entries, 2,000 at a time, each time durably; returns their ids."""
-    from memgpt_cli.errors import DataError
+    from memgpt_cli.errors import DataError, in_words
     from memgpt_cli.ingest.documents import read_document
     from memgpt_cli.memory import Item
 
@@ -154,13 +160,16 @@ def _import_file(
         items.clear()
         report(file.name, counts["entries"])
 
-    for found in read_document(file, cut):
-        if isinstance(found, DataError):
-            problems.append(str(found))
-            continue
-        items.append(found)
-        if len(items) >= 2000:
-            flush()
+    try:
+        for found in read_document(file, cut):
+            if isinstance(found, DataError):
+                problems.append(str(found))
+                continue
+            items.append(found)
+            if len(items) >= 2000:
+                flush()
+    except OSError as error:  # this file cannot be read: the others can
+        problems.append(in_words(error))
     flush()
     return ids
 
@@ -177,7 +186,7 @@ def _stale(store: "Store", owner: str, seen: dict[str, set[int]]) -> list[int]:
 
 @memory.command(epilog='Example: `memgpt memory edit 12 "Anna\'s cat is called Tim" --if-version 1`')
 def edit(
-    id: Annotated[int, typer.Argument(help="The entry's id.")],
+    id: Annotated[int, typer.Argument(help="The entry's id.", min=1, max=MAX_ID)],
     text: Annotated[str, typer.Argument(help="Its new text; - reads it from standard input.")],
     if_version: Annotated[
         int | None, typer.Option("--if-version", help="Only if nobody has changed it since this version.")
@@ -190,17 +199,19 @@ def edit(
 ) -> None:
     """Change an entry. Its old text is erased; keys are made anew by --run, or by `memgpt memory reindex`."""
     from memgpt_cli.data.sources.dialogue import render_turn
+    from memgpt_cli.ingest.text import STDIN, read_lines
     from memgpt_cli.memory import Item
     from memgpt_cli.schema import Entry, entry_from
 
-    new = sys.stdin.read().strip() if text == "-" else text
+    new = "\n".join(line for _, line in read_lines(STDIN, _stop)).strip() if text == "-" else text
     memory_, owner, encoder = open_memory(store, namespace, key_env, run)
     with memory_:
         (old,) = all_found(memory_.get(owner, [id]), [id], owner)
         meta = {k: v for k, v in old.meta.items() if k not in ("triple", "terms")}
         if old.kind == "turn" and "said" in old.meta:  # a chat goes on from what was said
-            said = new.removeprefix(f"{old.meta['speaker']}: ")
-            entry = Entry(render_turn(old.meta["speaker"], said), "turn", {"said": said})
+            speaker = str(old.meta.get("speaker", ""))
+            said = new.removeprefix(f"{speaker}: ")
+            entry = Entry(render_turn(speaker, said), "turn", {"said": said})
         else:
             entry = entry_from(new, "note" if old.kind == "fact" else old.kind)
         meta |= entry.meta
@@ -215,7 +226,7 @@ def edit(
 
 @memory.command(epilog="Example: `memgpt memory forget 12 13`; `memgpt memory forget --where source=old.md --yes`")
 def forget(
-    ids: Annotated[list[int] | None, typer.Argument(help="Ids of entries.")] = None,
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of entries.", min=1, max=MAX_ID)] = None,
     where: Where = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything in this namespace, and its name.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

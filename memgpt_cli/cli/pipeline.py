@@ -97,7 +97,7 @@ def train(
 
     check_devices(config.trainer)
     child = not is_first_process()
-    folder = DATA_ROOT / config.data.name if child else data_folder(config)
+    folder = DATA_ROOT / config.data.name if child else data_folder(config.data)
     run, out = RUNS_ROOT / run_name(config), console()
     fit(config, folder, run, out, fresh=fresh and not child)
     if not child:

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from memgpt_cli.chat import Conversation, Reply
-from memgpt_cli.errors import did_you_mean
+from memgpt_cli.errors import MemgptError, did_you_mean, in_words
+from memgpt_cli.files import writing
 from memgpt_cli.memory import Filter
 
 HELP = {
@@ -48,6 +49,8 @@ class Repl:
                     break
             except EOFError:
                 break
+            except MemgptError as error:  # what could not be done is said, and the conversation goes on
+                self.say(str(error), "red")
             except KeyboardInterrupt:
                 self.say("(type /quit to leave)")
 
@@ -93,6 +96,8 @@ class Repl:
             self.console.print(f"[bold green]bot>[/] {escape(reply.text)}")
         for step in reply.steps:
             self.say(f"     ({step})")
+        for note in reply.notes:
+            self.say(f"     ({note})", "yellow")
 
     def command(self, line: str) -> bool | None:
         name, _, rest = line[1:].partition(" ")
@@ -175,9 +180,10 @@ class Repl:
             self.say("where? /save FILE", "yellow")
             return
         try:
-            Path(rest).expanduser().write_text(self.conversation.transcript() + "\n", encoding="utf-8")
+            with writing(Path(rest).expanduser(), reads=[Path(self.conversation.store.url)]) as file:
+                file.write(self.conversation.transcript() + "\n")
         except OSError as error:
-            self.say(f"{rest} cannot be written: {error.strerror}", "red")
+            self.say(in_words(error), "red")
             return
         self.say(f"saved to {rest}")
 

@@ -1,10 +1,12 @@
 """memgpt generate and memgpt chat."""
 
-import json
+import contextlib
+import itertools
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,11 +24,13 @@ from memgpt_cli.cli.app import (
     console,
     key_what_is_not,
     open_recall,
+    say_ignored,
     user_name,
 )
 
 if TYPE_CHECKING:
     from memgpt_cli.chat import Conversation
+    from memgpt_cli.schema import Entry
 
 
 @app.command(
@@ -51,79 +55,106 @@ def generate(
 ) -> None:
     """Write an answer for every line of input, in order; with --memory from what a store holds, such as imported documents."""
     from memgpt_cli.checkpoint import find_run, load_model
+    from memgpt_cli.cli.terminal import as_json_line, visible
     from memgpt_cli.config import override
     from memgpt_cli.data.batching import collate
-    from memgpt_cli.data.dataset import encode_row
-    from memgpt_cli.errors import UsageError
+    from memgpt_cli.errors import MemgptError, UsageError
+    from memgpt_cli.files import writing
     from memgpt_cli.generation.decode import generate as decode
     from memgpt_cli.generation.postprocess import drop_repeats, tidy_spaces
-    from memgpt_cli.schema import Episode, Example, entry_from
+    from memgpt_cli.generation.prompt import Prompter
+    from memgpt_cli.ingest.text import STDIN
     from memgpt_cli.training.hardware import prepare
 
-    if source != "-" and not Path(source).is_file():
-        raise UsageError(f"--input {source}: no such file")
-    model, tokenizer, trained = load_model(find_run(run, RUNS_ROOT) / "model")
+    place = STDIN if source == "-" else Path(source)
+    if place != STDIN:
+        if not place.is_file():
+            raise UsageError(f"--input {source}: no such file")
+        for _ in _questions(place):  # a bad line is named before the first answer is made
+            pass
+    folder = find_run(run, RUNS_ROOT)
+    model, tokenizer, trained = load_model(folder / "model")
     config = override(trained, "generate", overrides or [], config_dir)
     prepare(model, config.trainer)
-    recall = None
-    if memory_store:
-        folder = find_run(run, RUNS_ROOT) / "model"
-        recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder)
-    target = open(output, "w", encoding="utf-8") if output else sys.stdout
-    lines = open(source, encoding="utf-8") if source != "-" else sys.stdin
-    try:
-        for group in _groups(lines, 1 if source == "-" else 32):
-            rows, recalled = [], recall.entries([text for _, (text, _, _) in group]) if recall else [[]] * len(group)
-            for (number, (text, memory, kind)), found in zip(group, recalled, strict=True):
-                entries = (*found, *(entry_from(m, kind) for m in memory))
-                episode = Episode(str(number), entries, (Example(text, "", len(entries)),))
-                rows.append(encode_row(episode, tokenizer))
-            made = decode(model, collate(rows).to(next(model.parameters()).device), config.generate)
-            for (_, (text, _, _)), found, ids, ended in zip(group, recalled, made.ids, made.ended, strict=True):
+    recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder / "model") if memory_store else None
+    device, prompter = next(model.parameters()).device, Prompter(tokenizer, config.data.limits)
+    reads = [*([] if place == STDIN else [place]), folder / "model", *([Path(recall.store.url)] if recall else [])]
+    with contextlib.ExitStack() as stack:
+        if recall:
+            stack.enter_context(recall.store)
+        target = stack.enter_context(writing(output, reads=reads)) if output else sys.stdout
+        for group in _groups(_questions(place), 1 if place == STDIN else 32):
+            recalled = recall.entries([question.text for question in group]) if recall else [[] for _ in group]
+            prompts = []
+            for question, found in zip(group, recalled, strict=True):
+                try:
+                    prompts.append(prompter(question.text, [*found, *question.memory]))
+                except MemgptError as error:
+                    raise UsageError(f"{place}:{question.line}: {error}") from error
+            made = decode(model, collate([p.row for p in prompts]).to(device), config.generate)
+            for question, found, prompt, ids, ended in zip(group, recalled, prompts, made.ids, made.ended, strict=True):
                 answer = tokenizer.decode(ids[0])
                 answer = tidy_spaces(drop_repeats(answer)) if tidy else answer
-                row = {"input": text, "output": answer, "complete": ended[0]}
+                for note in prompt.notes:
+                    console(stderr=True).print(f"{place}:{question.line}: {note}", style="yellow", markup=False)
+                row = {"input": question.text, "output": answer, "complete": ended[0], "notes": prompt.notes}
                 if recall:
                     row["recalled"] = [e.text for e in found]
-                print(json.dumps(row, ensure_ascii=False) if as_json else answer.replace("\n", "\\n"), file=target, flush=True)
-    finally:
-        if recall:
-            recall.store.close()
-        if output:
-            target.close()
+                print(as_json_line(row) if as_json else visible(answer.replace("\n", "\\n")), file=target, flush=True)
 
 
-def _groups(lines: Any, size: int) -> Iterator[list[tuple[int, tuple[str, list[str], str]]]]:
-    """Inputs with their memory, `size` at a time; one at a time from a pipe, so that answers come as questions do."""
-    group: list[tuple[int, tuple[str, list[str], str]]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        group.append((number, _parse(line.rstrip("\n"), number)))
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
+@dataclass(frozen=True)
+class Question:
+    line: int
+    text: str
+    memory: "list[Entry]"
+
+
+def _questions(place: Path) -> "Iterator[Question]":
+    """The inputs of a file, or of standard input; raises UsageError naming the line that is none."""
+    from memgpt_cli.errors import DataError, UsageError
+    from memgpt_cli.ingest.text import read_lines
+
+    def stop(error: DataError, record: object) -> None:
+        raise UsageError(str(error)) from error
+
+    for number, line in read_lines(place, stop):
+        if line.strip():
+            try:
+                yield _parse(line, number)
+            except DataError as error:
+                raise UsageError(str(error.at(place, number))) from error
+
+
+def _groups(questions: "Iterator[Question]", size: int) -> "Iterator[list[Question]]":
+    """`size` at a time; one at a time from a pipe, so that answers come as questions do."""
+    while group := list(itertools.islice(questions, size)):
         yield group
 
 
-def _parse(line: str, number: int) -> tuple[str, list[str], str]:
+def _parse(line: str, number: int) -> Question:
     """Input, memory and the memory's kind (`turn`, `chunk`, … as the model was trained on; `note` where not said)."""
-    from memgpt_cli.errors import UsageError, did_you_mean
-    from memgpt_cli.schema import KINDS
+    from memgpt_cli.errors import DataError, did_you_mean
+    from memgpt_cli.ingest.text import parse_json
+    from memgpt_cli.schema import KINDS, entry_from, unfit
 
-    if not line.lstrip().startswith("{"):
-        return line, [], "note"
-    try:
-        record = json.loads(line)
-        text, memory, kind = record["input"], record.get("memory", []), record.get("kind", "note")
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UsageError(f'line {number} begins with {{ but is no {{"input": …, "memory": […]}}: {error}') from error
-    if not isinstance(text, str) or not isinstance(memory, list) or not all(isinstance(m, str) for m in memory):
-        raise UsageError(f"line {number}: expected input to be text and memory a list of texts")
-    if kind not in KINDS:
-        raise UsageError(f"line {number}: '{kind}' is no kind of entry.{did_you_mean(str(kind), KINDS)}")
-    return text, memory, kind
+    text, memory, kind = line, [], "note"
+    if line.lstrip().startswith("{"):
+        try:
+            record = parse_json(line)
+            text, memory, kind = record["input"], record.get("memory", []), record.get("kind", "note")
+        except (DataError, KeyError) as error:
+            reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(f'line {number} begins with {{ but is no {{"input": …, "memory": […]}}: {reason}') from error
+        if not isinstance(text, str) or not isinstance(memory, list) or not all(isinstance(m, str) for m in memory):
+            raise DataError(f"line {number}: expected input to be text and memory a list of texts")
+        if kind not in KINDS:
+            raise DataError(f"line {number}: '{str(kind)[:40]}' is no kind of entry.{did_you_mean(str(kind), KINDS)}")
+    if what := next(filter(None, map(unfit, (text, *memory))), ""):
+        raise DataError(f"holds {what}")
+    if not text.strip() or not all(m.strip() for m in memory):
+        raise DataError("an input or an entry is empty")
+    return Question(number, text, [entry_from(m, kind) for m in memory])
 
 
 @app.command(epilog="Example: `memgpt chat --namespace anna`; `printf 'hello\\n/quit\\n' | memgpt chat --store my.sqlite`")
@@ -156,14 +187,15 @@ def open_conversation(
     model, tokenizer, trained = load_model(folder / "model")
     config = override(trained, "chat", overrides, config_dir)
     prepare(model, config.trainer)
+    say_ignored(folder / "model")
     knowledge = []
     if name := config.data.chat.knowledge:
-        bundled = bundled_folder(config.data.source) / name
-        knowledge = read_knowledge(bundled if bundled.is_file() else Path(name))
+        places = (bundled_folder(config.data.source) / name, folder / "model" / name, Path(name).expanduser())
+        knowledge = read_knowledge(next((place for place in places if place.is_file()), places[-1]))
     memory = open_store(store or config.memory.store, fingerprint(folder / "model"), key_env or config.memory.key_env)
     owner = namespace or config.memory.namespace or user_name()
     conversation = Conversation(
-        model, tokenizer, memory, owner, config.data.chat, config.generate, config.memory.recall, knowledge
+        model, tokenizer, memory, owner, config.data.chat, config.generate, config.memory.recall, knowledge, config.data.limits
     )
     memory.expire(owner)
     key_what_is_not(memory, owner, conversation.encoder)

@@ -10,6 +10,9 @@ from memgpt_cli.ingest.chunk import split_text
 from memgpt_cli.schema import Entry, Episode, Example
 from memgpt_cli.tokenizer import Tokenizer
 
+LONGEST_PIECE = 256
+"""Characters: no piece of a tokenizer has more."""
+
 
 class Cleaner:
     """Applies CleanConfig to one split's episodes."""
@@ -111,6 +114,8 @@ class Limiter:
 
     def _truncate(self, text: str, limit: int, keep_end: bool) -> str:
         """The longest end (or beginning) of the text within the limit, found by bisection over characters."""
+        most = limit * LONGEST_PIECE  # so that a text of megabytes is not cut into pieces twenty times
+        text = text[-most:] if keep_end else text[:most]
         low, high = 1, len(text)
         while low < high:
             size = (low + high + 1) // 2

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from memgpt_cli import __version__
+from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.run import Source
 from memgpt_cli.hub import without_place
 
@@ -29,7 +30,7 @@ def model_card(source: Source, use: str) -> str:
         "## Training", "",
         f"{notes.get('step', '?')} steps of at most {config.trainer.batch_tokens:,} tokens on each of {config.trainer.devices} {config.trainer.accelerator},"
         f" {config.trainer.precision}; {config.optim.optimizer}, learning rate {config.optim.lr:g}, trained: {config.optim.trainable}; seed {config.seed}.",
-        *([f"Validation loss {notes['val/loss']:.4f} nats per token."] if "val/loss" in notes else []), "",
+        *([f"Validation loss {notes['val/loss']:.4f} nats per token."] if isinstance(notes.get("val/loss"), float) else []), "",
         "## Results", "", *_results(source), "",
         "## Memory", "",
         f"Reads at most {read.top_k} entries at a time by a learned score. Entries can be added, edited and forgotten without training.", "",
@@ -58,17 +59,24 @@ def _results(source: Source) -> list[str]:
     """The scores of `memgpt eval`, with the signatures that make them comparable."""
     tables: list[str] = []
     for file in sorted((source.run / "eval").glob("*-scores.json")):
-        conditions: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
-        tables += [f"On `{file.name.removesuffix('-scores.json')}`, by what the memory held:", ""]
-        names = [s["name"] for s in next(iter(conditions.values()))]
-        tables += ["| | " + " | ".join(conditions) + " |", "|---" * (len(conditions) + 1) + "|"]
-        found = {memory: {s["name"]: s for s in scores} for memory, scores in conditions.items()}
-        for name in names:
-            cells = [_cell(found[memory].get(name)) for memory in conditions]
-            tables.append(f"| {name} | " + " | ".join(cells) + " |")
-        signatures = dict.fromkeys(f"`{s['signature']}`" for s in next(iter(conditions.values())))
-        tables += ["", "Signatures: " + ", ".join(signatures), ""]
+        try:
+            conditions: dict[str, list[dict[str, Any]]] = json.loads(file.read_bytes())
+            tables += _table(file.name.removesuffix("-scores.json"), conditions)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, RecursionError) as error:
+            raise CheckpointError(f"{file} is damaged: memgpt eval writes it anew") from error
     return tables or ["None measured: `memgpt eval` writes them here."]
+
+
+def _table(split: str, conditions: dict[str, list[dict[str, Any]]]) -> list[str]:
+    tables = [f"On `{split}`, by what the memory held:", ""]
+    names = [s["name"] for s in next(iter(conditions.values()))]
+    tables += ["| | " + " | ".join(conditions) + " |", "|---" * (len(conditions) + 1) + "|"]
+    found = {memory: {s["name"]: s for s in scores} for memory, scores in conditions.items()}
+    for name in names:
+        cells = [_cell(found[memory].get(name)) for memory in conditions]
+        tables.append(f"| {name} | " + " | ".join(cells) + " |")
+    signatures = dict.fromkeys(f"`{s['signature']}`" for s in next(iter(conditions.values())))
+    return [*tables, "", "Signatures: " + ", ".join(signatures), ""]
 
 
 def _cell(score: dict[str, Any] | None) -> str:

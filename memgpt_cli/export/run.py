@@ -12,6 +12,7 @@ from torch import Tensor
 from memgpt_cli import __version__
 from memgpt_cli.checkpoint import find_run, load_model
 from memgpt_cli.checkpoint.runs import MODEL
+from memgpt_cli.checkpoint.untrusted import describe_run
 from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import CheckpointError, UsageError, did_you_mean
@@ -48,7 +49,7 @@ class Source:
         """Inputs and targets to compare outputs on: the run's own validation data where it is still there."""
         pairs: list[tuple[str, str]] = []
         for split in ("valid", "test"):
-            if not pairs and (folder := Path(self.notes.get("data", "")) / split).is_dir():
+            if not pairs and (folder := Path("data", self.config.data.name, split)).is_dir():
                 data = EpisodeDataset(folder)
                 found = [(x.input, x.target) for n in range(min(most, len(data))) for x in data[n].examples]
                 pairs = found[:: max(1, len(found) // most)][:most]
@@ -124,8 +125,7 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
     if run.resolve() == folder.resolve():
         raise UsageError(f"{folder} is the run itself: name another folder")
     model, tokenizer, config = load_model(run / "model")
-    notes = json.loads((run / "model" / "config.json").read_text()).get("notes", {})
-    source = Source(run, model, tokenizer, config, notes, license)
+    source = Source(run, model, tokenizer, config, describe_run(run / "model").notes, license)
     with new_folder(folder, EXPORT, "name another folder") as partial:
         made = _writers()[kind](source, partial)
         (partial / MARK).write_text(json.dumps({"format": kind, "run": run.name, "memgpt": __version__}))

@@ -1,8 +1,10 @@
 """What the machine can do, and how PyTorch is set up for it."""
 
 import ctypes
+import os
 import platform
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -28,7 +30,7 @@ def tune_cpu(config: TrainerConfig) -> None:
 
 def prepare(model: MemoryTransformer, config: TrainerConfig) -> MemoryTransformer:
     """A loaded model where it will answer: on the GPU if its trainer has one and it is there, else on a tuned CPU."""
-    tune_cpu(config)
+    tune_cpu(replace(config, threads=min(config.threads, os.cpu_count() or 1)))  # it may have been trained on a larger machine
     wants_gpu = config.accelerator in ("gpu", "cuda", "auto")
     return model.to("cuda" if wants_gpu and torch.cuda.is_available() else "cpu").eval()
 
