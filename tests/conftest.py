@@ -1,7 +1,11 @@
 """Small fixtures of the tests' own: a toy tokenizer, tiny models, a data set of a few dialogues."""
 
+import functools
+import io
 import os
+import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -148,3 +152,54 @@ def full_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("MEMGPT_TEST_DATA names no folder of public data sets")
     return Path(folder)
+
+
+class Said(NamedTuple):
+    """What a command printed and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Terminal:
+    """Runs `memgpt …` in this process as `main` does, in a folder of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self._patch = folder, monkeypatch
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("MEMGPT_HOME", str(folder / "home"))
+        monkeypatch.setenv("COLUMNS", "300")
+
+    def __call__(self, *words: str, text: str | bytes = "") -> Said:
+        from memgpt_cli.cli import app, load_commands, run
+
+        load_commands()
+        out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace") for _ in range(2))
+        given = io.BytesIO(text.encode() if isinstance(text, str) else text)
+        with self._patch.context() as patch:
+            patch.setattr(sys, "stdin", io.TextIOWrapper(given, "utf-8", errors="surrogateescape"))
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            code = run(functools.partial(app, list(words), prog_name="memgpt"))
+            out.flush(), err.flush()
+        return Said(code, *(stream.buffer.getvalue().decode() for stream in (out, err)))  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    return Terminal(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def small_run(facts_data: tuple[Path, DataConfig], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run trained for six steps; to be copied, not changed."""
+    from rich.console import Console
+
+    from memgpt_cli.training.fit import train
+
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    trainer = TrainerConfig(max_steps=6, batch_tokens=600, val_every=3, val_batches=2, checkpoint_every=2, threads=1)
+    config = Config(data=facts_data[1], model=ModelConfig(**TINY), trainer=trainer)  # type: ignore[arg-type]
+    train(config, facts_data[0], folder, Console(quiet=True))
+    return folder

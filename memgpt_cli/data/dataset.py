@@ -119,7 +119,14 @@ class EpisodeDataset:
         file = folder / ARROW_FILE
         if not file.is_file():
             raise DataError("no dataset here: run memgpt preprocess", folder)
-        self.rows = Dataset.from_file(str(file))
+        try:
+            self.rows = Dataset.from_file(str(file))
+            table = self.rows.data.table
+            table.validate()
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise DataError(f"{ARROW_FILE} is damaged: run memgpt preprocess --force", folder) from error
+        if table.schema.remove_metadata() != SCHEMA:
+            raise DataError(f"{ARROW_FILE} holds other columns than a data set's: run memgpt preprocess --force", folder)
         self.folder = folder
 
     def __len__(self) -> int:

@@ -97,8 +97,12 @@ def _encoding(start: bytes, path: Path) -> str:
 def open_text(path: Path) -> io.TextIOWrapper:
     """Its text, in UTF-8 or whatever its first bytes say. Bytes that are no text stay as lone surrogates: see `check_text`."""
     raw: Any = open_bytes(path)
-    start = raw.peek(4096) if hasattr(raw, "peek") else b""
-    encoding = _encoding(start[:8], path)
+    try:
+        start = raw.peek(4096) if hasattr(raw, "peek") else b""
+        encoding = _encoding(start[:8], path)
+    except BaseException:
+        raw.close()
+        raise
     newline = "\r" if b"\r" in start and b"\n" not in start and encoding != "utf-16" else "\n"  # as Macs wrote long ago
     return io.TextIOWrapper(raw, encoding, errors="replace" if encoding == "utf-16" else "surrogateescape", newline=newline)
 
