@@ -194,7 +194,7 @@ def new_folder(folder: Path, kind: Kind, advice: str = "name another") -> Iterat
     partial = beside(folder)
     with _told_of(partial, folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        _settle(folder.parent, re.escape(folder.name), dead_only=True)
         partial.mkdir()
         try:
             yield partial
@@ -229,10 +229,10 @@ def settle_inside(folder: Path) -> None:
     _settle(folder, r".+?")
 
 
-def _settle(parent: Path, name: str) -> None:
-    unfinished = re.compile(rf"\.({name})\.partial-(old-)?\d+")
+def _settle(parent: Path, name: str, dead_only: bool = False) -> None:
+    unfinished = re.compile(rf"\.({name})\.partial-(old-)?(\d+)")
     for left in sorted(os.listdir(parent)) if parent.is_dir() else ():
-        if found := unfinished.fullmatch(left):
+        if (found := unfinished.fullmatch(left)) and not (dead_only and _lives(int(found.group(3)))):
             path, whole = parent / left, parent / found.group(1)
             if found.group(2) and not os.path.lexists(whole):
                 os.rename(path, whole)
@@ -289,8 +289,8 @@ def writing(path: Path, binary: bool = False, reads: Iterable[Path] = ()) -> Ite
         with _told_of(place, path), open(place, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
             yield file
         return
-    _remove_dead(place)
     partial = beside(place)
+    _settle(place.parent, re.escape(partial.name[1:].partition(".partial-")[0]), dead_only=True)
     with _told_of(partial, path):
         try:
             with open(partial, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
@@ -319,15 +319,6 @@ def _same(path: Path, other: Path) -> bool:
         return path.resolve() == other.resolve()
 
 
-def _remove_dead(place: Path) -> None:
-    """Unfinished files of `place` whose processes are no more."""
-    left = re.compile(re.escape(beside(place).name.rpartition("-")[0]) + r"-(\d+)")
-    for name in os.listdir(place.parent):
-        if (found := left.fullmatch(name)) and not _lives(int(found.group(1))):
-            with contextlib.suppress(OSError):
-                (place.parent / name).unlink()
-
-
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -335,7 +326,7 @@ def _lives(process: int) -> bool:
         return False
     except OSError:
         return True
-    return True
+    return process != os.getpid()
 
 
 @contextlib.contextmanager

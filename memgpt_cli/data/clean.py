@@ -89,7 +89,10 @@ class Limiter:
                 raise DataError(f"an entry of {length} tokens, limits.entry is {self.config.entry}: {entry.text[:60]!r}")
             parts = split_text(entry.text, lambda text: self._length(text, self.config.entry) <= self.config.entry)
             self.counts["entries split: longer than limits.entry"] += 1
-            out += [replace(entry, text=part, meta={**entry.meta, "part": n}) for n, part in enumerate(parts)]
+            short = {
+                k: v for k, v in entry.meta.items() if len(str(v)) < 1000
+            }  # what repeats the text is not repeated with each part
+            out += [replace(entry, text=part, meta={**short, "part": n}) for n, part in enumerate(parts)]
         first.append(len(out))
         return out, first
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from memgpt_cli.schema import Entry
 
-_BOUNDARIES = (re.compile(r"\n+"), re.compile(r"(?<=[.!?。！？；])\s*"), re.compile(r"\s+|(?<=[，、：])"), re.compile(r"(?=.)"))
+_BOUNDARIES = (re.compile(r"\n+"), re.compile(r"(?<=[.!?。！？；])\s*"), re.compile(r"\s+|(?<=[，、：])"))
 
 
 def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
@@ -20,7 +20,7 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
             pieces.append(part)
             continue
         cut = 0
-        while rank < len(_BOUNDARIES) and not (cut := _nearest_cut(part, rank)):
+        while rank <= len(_BOUNDARIES) and not (cut := _nearest_cut(part, rank)):
             rank += 1  # what a part has no line ends for, its parts have none for either
         if cut:
             left += [(part[cut:], rank), (part[:cut], rank)]
@@ -32,6 +32,12 @@ def split_text(text: str, fits: Callable[[str], bool]) -> list[str]:
 def _nearest_cut(text: str, rank: int) -> int:
     """The boundary of this rank nearest to the middle, with more than white space on both sides; 0 where there is none."""
     first, last, middle = len(text) - len(text.lstrip()), len(text.rstrip()), len(text) / 2
+    if rank == len(_BOUNDARIES):  # between any two characters
+        for step in range(len(text)):
+            for place in (len(text) // 2 - step, (len(text) + 1) // 2 + step):
+                if first < place < last and text[place] != "\n":
+                    return place
+        return 0
     places = (m.end() for m in _BOUNDARIES[rank].finditer(text))
     return min((place for place in places if first < place < last), key=lambda place: abs(place - middle), default=0)
 

@@ -242,7 +242,7 @@ def read_json_records(path: Path, reject: Reject) -> Iterator[tuple[int, dict[st
         if isinstance(record, dict):
             yield number, record
         else:
-            reject(DataError(f"expected a JSON object, found {type(record).__name__}", path, number), record)
+            reject(DataError(f"expected a JSON object, found {kind_of(record)}", path, number), record)
 
 
 def _json_values(path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
@@ -327,11 +327,16 @@ def _json_list(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, Any
         reject(DataError("the JSON list is not closed: the file is cut off", path, at(len(text))), None)
 
 
+def kind_of(value: Any) -> str:
+    """What JSON calls it (numbers and lists by Python's names)."""
+    return {type(None): "null", dict: "object", str: "text", bool: "true or false"}.get(type(value), type(value).__name__)
+
+
 def text_field(record: dict[str, Any], name: str) -> str:
     """A required text field; raises DataError naming it and what stands there instead."""
     if name not in record:
         raise DataError(f"field '{name}' is missing, found {', '.join(sorted(map(str, record))) or 'nothing'}")
     value = record[name]
     if not isinstance(value, str):
-        raise DataError(f"field '{name}' is {type(value).__name__}, expected text")
+        raise DataError(f"field '{name}' is {kind_of(value)}, expected text")
     return value

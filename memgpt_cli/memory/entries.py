@@ -26,10 +26,14 @@ _COLUMNS = "id, version, searchable, " + ", ".join(
 )  # not every byte is UTF-8 for sure
 
 
+def _as_text(value: bytes | None) -> str:
+    return str(value or b"", "utf-8", "replace")
+
+
 def _stored(row: tuple[Any, ...]) -> Stored:
     """An entry as it lies there. What somebody has damaged is read as far as it goes, so that it can be forgotten."""
     id, version, searchable, *texts = row
-    text, kind, meta, provenance, created, updated = (str(t, "utf-8", "replace") for t in texts)
+    text, kind, meta, provenance, created, updated = map(_as_text, texts)
     facts = read_object(meta) if meta != "{}" else {}
     number = version if isinstance(version, int) else 0
     return Stored(id, text, kind, facts, tuple(read_origins(provenance)), created, updated, number, bool(searchable))
@@ -128,9 +132,7 @@ def add_checksums(db: Connection, salt: bytes) -> None:
     db.execute("ALTER TABLE entries ADD COLUMN sum BLOB NOT NULL DEFAULT x''")
     query = f"SELECT {_COLUMNS} FROM entries WHERE id>? ORDER BY id LIMIT 10000"
     after = -1
-    while page := [
-        (_stored(row), str(row[5], "utf-8", "replace"), str(row[6], "utf-8", "replace")) for row in db.execute(query, (after,))
-    ]:
+    while page := [(_stored(row), _as_text(row[5]), _as_text(row[6])) for row in db.execute(query, (after,))]:
         sums = [(checksum(salt, entry, meta, origins), entry.id) for entry, meta, origins in page]
         db.executemany("UPDATE entries SET sum=? WHERE id=?", sums)
         after = page[-1][0].id
@@ -140,11 +142,11 @@ def problems(db: Connection, salt: bytes) -> Iterator[tuple[int, int, int, str]]
     """Of every entry its namespace, its id, the bytes of its text, and what is wrong with it (empty where nothing is)."""
     for ns, hash, whole, *row in db.execute(f"SELECT ns, hash, sum, {_COLUMNS} FROM entries ORDER BY id"):
         id, version, searchable, *texts = row
-        text, kind, meta, provenance, created, updated = (str(t, "utf-8", "replace") for t in texts)
+        text, kind, meta, provenance, created, updated = map(_as_text, texts)
         yield (
             ns,
             id,
-            len(texts[0]),
+            len(texts[0] or b""),
             _problem(Raw(hash, whole, version, searchable, text, kind, meta, provenance, created, updated), salt),
         )
 

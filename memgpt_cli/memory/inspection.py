@@ -20,13 +20,14 @@ def statistics(db: Connection, ns: int, fingerprint: str) -> dict[str, Any]:
     def counts(what: str) -> dict[Any, int]:
         return dict(db.execute(f"SELECT {what}, count(*) FROM entries WHERE ns=? GROUP BY 1 ORDER BY 1", (ns,)).fetchall())
 
-    query = "SELECT kind, count(*), sum(length(text)) FROM entries WHERE ns=? GROUP BY kind ORDER BY kind"
+    kind = "iif(typeof(kind)='text', kind, '(damaged)')"
+    query = f"SELECT {kind}, count(*), sum(length(text)) FROM entries WHERE ns=? GROUP BY 1 ORDER BY 1"
     keyed = "SELECT count(*) FROM codes WHERE ns=? AND encoder=?"
     encoders = {mark: db.execute(keyed, (ns, encoder.id)).get for mark, encoder in Keys.encoders(db).items()}
     searchable = db.execute("SELECT count(*) FROM entries WHERE ns=? AND searchable", (ns,)).get
     return {
         "kinds": {kind: {"entries": n, "characters": size} for kind, n, size in db.execute(query, (ns,))},
-        "months": counts("substr(created, 1, 7)"),
+        "months": counts("iif(created GLOB '[0-9][0-9][0-9][0-9]-[0-9][0-9]-*', substr(created, 1, 7), '(damaged)')"),
         "lengths": {str(2**n): count for n, count in counts("CAST(log2(max(1, length(text))) AS INTEGER)").items()},
         "encoders": {mark: n for mark, n in encoders.items() if n},
         "unkeyed": searchable - (encoders.get(fingerprint, 0) if fingerprint else max(encoders.values(), default=0)),
@@ -36,6 +37,13 @@ def statistics(db: Connection, ns: int, fingerprint: str) -> dict[str, Any]:
 
 def problems(db: Connection, salt: bytes, keys: Keys, schema: str) -> Iterator[str]:
     """What is wrong with the whole store."""
+    try:
+        yield from _problems(db, salt, keys, schema)
+    except (apsw.Error, StoreError) as error:
+        yield f"what follows cannot be read: {error}"
+
+
+def _problems(db: Connection, salt: bytes, keys: Keys, schema: str) -> Iterator[str]:
     try:
         for (line,) in db.execute("PRAGMA integrity_check").fetchall():
             if line != "ok":
@@ -62,7 +70,10 @@ def problems(db: Connection, salt: bytes, keys: Keys, schema: str) -> Iterator[s
         if found != [counted, size]:
             yield f"namespace {id}: counted {found} entries and bytes, noted {[counted, size]}"
     yield from (f"namespace {id}: {n} entries belong to no namespace" for id, (n, _) in sums.items())
-    yield from keys.check(db)
+    try:
+        yield from keys.check(db)
+    except (TypeError, ValueError, IndexError, OverflowError):
+        yield "keys and codes are damaged so that they cannot be read: memgpt memory reindex --run makes them anew"
 
 
 def _foreign(db: Connection, schema: str) -> Iterator[str]:

@@ -5,12 +5,13 @@ another process changes is seen by the namespace's `rev`: new rows by their larg
 the table `changes`; keys added later to old entries (`late`) load the index anew.
 """
 
+import functools
 import glob
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import apsw
 import numpy as np
@@ -21,6 +22,8 @@ from memgpt_cli.memory.database import Connection
 from memgpt_cli.memory.index import EXACT_ROWS, Codebook, CodedIndex, Codes, ExactIndex, Index, code_type, make_rotation
 from memgpt_cli.memory.protocol import Found
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LOG_OF_CHANGES = 10_000
 """Revisions whose edited and forgotten ids are kept; an index further behind loads anew."""
 CACHED_BYTES = 1 << 30
@@ -39,6 +42,11 @@ class Encoder:
     id: int
     dim: int
 
+    @classmethod
+    def of(cls, id: int, dim: Any) -> "Encoder":
+        """One whose size is damaged has none: its keys cannot be read, but they can be erased."""
+        return cls(id, dim if type(dim) is int and 0 < dim <= 1 << 16 else 0)
+
     @property
     def table(self) -> str:
         return f"keys_{self.id}"
@@ -50,6 +58,21 @@ class _Cached:
     rev: int
     late: int
     last: int  # the largest id
+
+
+def _reads(method: Callable[P, T]) -> Callable[P, T]:
+    """For what reads keys and codes as they lie there: somebody may have changed them."""
+
+    @functools.wraps(method)
+    def read(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            raise StoreError(
+                "the keys in this store are damaged: memgpt memory verify says which, memgpt memory reindex --run makes them anew"
+            ) from error
+
+    return read
 
 
 def as_blobs(rows: np.ndarray) -> list[bytes]:
@@ -75,11 +98,14 @@ class Keys:
     @staticmethod
     def encoder(db: Connection, fingerprint: str) -> Encoder | None:
         row = db.execute("SELECT id, dim FROM encoders WHERE fingerprint=?", (fingerprint,)).fetchone()
-        return Encoder(*row) if row else None
+        return Encoder.of(*row) if row else None
 
     @staticmethod
     def encoders(db: Connection) -> dict[str, Encoder]:
-        return {mark: Encoder(id, dim) for mark, id, dim in db.execute("SELECT fingerprint, id, dim FROM encoders").fetchall()}
+        return {
+            str(mark): Encoder.of(id, dim)
+            for mark, id, dim in db.execute("SELECT fingerprint, id, dim FROM encoders").fetchall()
+        }
 
     def _make_encoder(self, db: Connection, fingerprint: str, dim: int) -> Encoder:
         found = self.encoder(db, fingerprint)
@@ -101,6 +127,7 @@ class Keys:
 
     # writing
 
+    @_reads
     def write(self, db: Connection, ns: int, fingerprint: str, ids: Sequence[int], keys: np.ndarray, late: bool) -> int:
         """Adds keys [N, D], and returns how many; an entry that has one keeps it. `late` where an id may be older than others that have keys."""
         encoder = self._make_encoder(db, fingerprint, keys.shape[1])
@@ -122,6 +149,7 @@ class Keys:
             self.code(db, ns, encoder)
         return added
 
+    @_reads
     def code(self, db: Connection, ns: int, encoder: Encoder) -> None:
         """Codes a whole namespace (anew): the mean is that of a sample of what it holds now."""
         ids, sample = self.load_keys(db, ns, encoder, limit=65536)
@@ -155,6 +183,7 @@ class Keys:
     # reading
 
     @staticmethod
+    @_reads
     def read(db: Connection, encoder: Encoder, ids: np.ndarray) -> np.ndarray:
         """Keys [N, D] of ids [N], ascending; NaN where there is none."""
         query = f"SELECT id, vector FROM {encoder.table} WHERE id IN carray(?) ORDER BY id"
@@ -167,6 +196,7 @@ class Keys:
         return out
 
     @staticmethod
+    @_reads
     def load_keys(db: Connection, ns: int, encoder: Encoder, after: int = 0, limit: int = -1) -> tuple[np.ndarray, np.ndarray]:
         query = f"""SELECT codes.id, vector FROM codes JOIN {encoder.table} USING (id)
                     WHERE ns=? AND encoder=? AND codes.id>? ORDER BY codes.id LIMIT ?"""
@@ -186,6 +216,7 @@ class Keys:
 
     # the index
 
+    @_reads
     def search(
         self, db: Connection, ns: int, rev: int, fingerprint: str, queries: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> list[Found]:

@@ -88,7 +88,8 @@ class Store(ABC):
             entries = {e.id: e for e in fetch(sorted({id for hits in found for id, _ in hits}))}
         out: Hits = []
         for hits, similarity, words in zip(found, map(dict, near), map(dict, said), strict=True):
-            out.append([Hit(entries[id], score, similarity.get(id), words.get(id)) for id, score in hits])
+            there = ((id, score) for id, score in hits if id in entries)  # an index may know more than a damaged table holds
+            out.append([Hit(entries[id], score, similarity.get(id), words.get(id)) for id, score in there])
         return out
 
     @abstractmethod

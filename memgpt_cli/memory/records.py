@@ -194,8 +194,8 @@ def now() -> str:
 
 
 def check_namespace(namespace: str) -> str:
-    if not namespace or not namespace.isprintable() or len(namespace) > 200:
-        raise StoreError(f"{namespace[:40]!r} cannot be a namespace: expected 1 to 200 printable characters")
+    if not isinstance(namespace, str) or not namespace or not namespace.isprintable() or len(namespace) > 200:
+        raise StoreError(f"{str(namespace)[:40]!r} cannot be a namespace: expected 1 to 200 printable characters")
     return namespace
 
 

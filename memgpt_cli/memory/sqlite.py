@@ -92,7 +92,8 @@ class SqliteStore(Store):
         row = db.execute(query, (records.check_namespace(name),)).fetchone()
         if row is None:
             return None
-        id, rev, entries, size, limits = row
+        *numbers, limits = row
+        id, rev, entries, size = (n if type(n) is int else 0 for n in numbers)  # `verify` tells of damage
         return _Namespace(id, rev, entries, size, records.read_limits(limits))
 
     def _make_namespace(self, db: Connection, name: str) -> _Namespace:

@@ -67,6 +67,10 @@ def read_wikitext(path: Path, options: TextOptions, where: Where) -> Iterator[Ep
     """WikiText (arXiv 1609.07843): one file of articles under ` = Title = ` lines; each article is a text of its own."""
     text = read_text(path)
     starts = [m.start() for m in _WIKI_TITLE.finditer(text)]
+    if not starts:
+        raise DataError("no article found: expected titles in lines such as ' = Title = '", path)
+    if text[: starts[0]].strip():
+        where.reject(DataError("text before the first title", path, 1), text[: starts[0]][:1000])
     for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
         article = text[begin:end]
         title = article.split("\n", 1)[0].strip(" =")
