@@ -103,6 +103,7 @@ class Conversation:
         self.encoder = Encoder(model, tokenizer)
         self.knowledge = list(knowledge)
         self._knowledge_keys: torch.Tensor | None = None
+        self.reads: list[Path] = []  # files and folders that nothing may be written over
         self.session = uuid.uuid4().hex[:12]
         self.events: list[_Event] = []
         self.last: Reply | None = None

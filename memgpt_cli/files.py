@@ -28,6 +28,7 @@ NAME_BYTES = 160
 """Of a name, at most: what is unfinished has a longer one, and file systems end at 255."""
 _PLAIN = re.compile(r"[\w-][\w.-]*")
 _MARKER_BYTES = 64 << 20
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".nfs*")  # what file managers and disks leave everywhere; nobody's work
 
 
 def plain_name(name: str, setting: str) -> str:
@@ -104,6 +105,8 @@ def strangers(folder: Path, kind: Kind) -> Iterator[str]:
         with os.scandir(place) as found:
             entries = sorted(found, key=lambda e: e.name)
         for entry in entries:
+            if any(fnmatch.fnmatchcase(entry.name, glob) for glob in _LITTER) and entry.is_file(follow_symlinks=False):
+                continue
             here = (*parts, entry.name)
             is_folder = entry.is_dir(follow_symlinks=False)
             foreign = not is_folder and not entry.is_file(follow_symlinks=False)  # a link, a socket, a pipe
@@ -173,7 +176,7 @@ def _name_on_disk(folder: Path) -> str:
 def remove_folder(folder: Path, kind: Kind, advice: str = "name another") -> None:
     """Deletes a folder of ours; raises UsageError where it is not, with nothing changed."""
     if check_own(folder, kind, advice):
-        gone = beside(folder, "old")
+        gone = beside(folder, "gone")  # never put back, however much of it is left
         os.replace(folder, gone)
         shutil.rmtree(gone)
 
@@ -194,7 +197,7 @@ def new_folder(folder: Path, kind: Kind, advice: str = "name another") -> Iterat
     partial = beside(folder)
     with _told_of(partial, folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _settle(folder.parent, re.escape(folder.name), dead_only=True)
+        remove_dead(folder)
         partial.mkdir()
         try:
             yield partial
@@ -216,7 +219,10 @@ def _exchange(partial: Path, folder: Path, kind: Kind, advice: str) -> None:
             os.replace(old, folder)
         raise
     _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        gone = beside(folder, "gone")
+        os.replace(old, gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def settle(folder: Path) -> None:
@@ -226,15 +232,22 @@ def settle(folder: Path) -> None:
 
 def settle_inside(folder: Path) -> None:
     """The same for whatever stands in a folder of ours."""
-    _settle(folder, r".+?")
+    if not folder.is_symlink():
+        _settle(folder, r".+?")
+
+
+def remove_dead(path: Path) -> None:
+    """Removes what processes that are no more left of this file or folder."""
+    _settle(path.parent, re.escape(beside(path).name[1:].partition(".partial-")[0]), dead_only=True)
 
 
 def _settle(parent: Path, name: str, dead_only: bool = False) -> None:
-    unfinished = re.compile(rf"\.({name})\.partial-(old-)?(\d+)")
+    """Hidden files and folders called `.NAME.partial-NUMBER` are ours; `old` is whole, and takes its place where that is empty."""
+    unfinished = re.compile(rf"\.({name})\.partial-(old-|gone-)?(\d+)")
     for left in sorted(os.listdir(parent)) if parent.is_dir() else ():
         if (found := unfinished.fullmatch(left)) and not (dead_only and _lives(int(found.group(3)))):
             path, whole = parent / left, parent / found.group(1)
-            if found.group(2) and not os.path.lexists(whole):
+            if found.group(2) == "old-" and not os.path.lexists(whole):
                 os.rename(path, whole)
             elif path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
@@ -290,7 +303,7 @@ def writing(path: Path, binary: bool = False, reads: Iterable[Path] = ()) -> Ite
             yield file
         return
     partial = beside(place)
-    _settle(place.parent, re.escape(partial.name[1:].partition(".partial-")[0]), dead_only=True)
+    remove_dead(place)
     with _told_of(partial, path):
         try:
             with open(partial, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
@@ -343,10 +356,11 @@ def locked(folder: Path, busy: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+                busy(os.pread(number, 20, 0).decode(errors="replace").strip() or "another")
+                fcntl.flock(number, fcntl.LOCK_EX)
+            elif error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):  # a disk without locks: none then
                 raise
-            busy(os.pread(number, 20, 0).decode(errors="replace").strip() or "another")
-            fcntl.flock(number, fcntl.LOCK_EX)
         os.ftruncate(number, 0)
         os.pwrite(number, str(os.getpid()).encode(), 0)
         yield

@@ -237,3 +237,17 @@ def test_splitting_keeps_every_character(text):
     assert "".join(parts) == text
     assert all(part.strip() for part in parts)
     assert all(len(part) <= 6 or len(part.strip()) <= 6 for part in parts)
+
+
+def test_another_translation_memory_is_another_data_set(tmp_path):
+    """What is read beside the files counts for what is up to date as well."""
+    for name in ("train.en", "train.de", "memory.en", "memory.de"):
+        (tmp_path / name).write_text("".join(f"{name} the red house {n}\n" for n in range(12)))
+    options = {"memory_source": "memory.en", "memory_target": "memory.de"}
+    files = {"train": ["train.en", "train.de"]}
+    tokenizer = TokenizerConfig(vocab_size=320)
+    config = DataConfig(name="p", source="parallel", path=str(tmp_path), files=files, options=options, tokenizer=tokenizer)
+    assert not preprocess(config, tmp_path / "data").already_there
+    assert preprocess(config, tmp_path / "data").already_there
+    (tmp_path / "memory.de").write_text("".join(f"anders {n}\n" for n in range(12)))
+    assert not preprocess(config, tmp_path / "data").already_there

@@ -276,13 +276,13 @@ def test_a_store_of_the_format_before_is_brought_up_to_date(tmp_path):
         assert store.verify() == []
 
 
-@pytest.mark.parametrize("version", [0, 2, 3, 75])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 75])
 @pytest.mark.parametrize("wal", [False, True])
 def test_another_programs_file_is_not_touched(terminal, version, wal):
     db = sqlite3.connect(terminal.folder / "places.sqlite")
     if wal:
         db.execute("PRAGMA journal_mode=WAL")
-    db.executescript(f"CREATE TABLE moz_places (url); INSERT INTO moz_places VALUES ('x'); PRAGMA user_version={version}")
+    db.executescript(f"CREATE TABLE entries (id, title); INSERT INTO entries VALUES (1, 'x'); PRAGMA user_version={version}")
     db.close()
     before = everything(terminal.folder)
     for command in (["add", "x"], ["list"], ["verify"], ["compact"], ["forget", "--all", "--yes"]):

@@ -130,7 +130,7 @@ def fingerprint(folder: Path) -> str:
 
 def run_folders(root: Path) -> Iterator[Path]:
     """Run folders that hold a trained model, the newest first."""
-    found = [p for p in root.glob("*") if (p / "model" / WEIGHTS).is_file()] if root.is_dir() else []
+    found = [p for p in root.glob("[!.]*") if (p / "model" / WEIGHTS).is_file()] if root.is_dir() else []
     return iter(sorted(found, key=lambda p: (p / "model" / WEIGHTS).stat().st_mtime, reverse=True))
 
 

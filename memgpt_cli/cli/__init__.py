@@ -17,7 +17,8 @@ def load_commands() -> None:
     """Adds the commands to the application, in the order `--help` lists them."""
     for name in ("pipeline", "evaluation", "talking", "memory", "memory_changes", "memory_care", "exporting", "inspection"):
         importlib.import_module(f"memgpt_cli.cli.{name}")
-    app.registered_commands.sort(key=lambda c: ORDER.index(c.name or c.callback.__name__ if c.callback else ""))
+    place = {name: n for n, name in enumerate(ORDER)}
+    app.registered_commands.sort(key=lambda c: place.get(str(c.name or getattr(c.callback, "__name__", "")), len(ORDER)))
 
 
 def main() -> None:

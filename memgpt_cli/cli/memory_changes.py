@@ -73,7 +73,9 @@ def add(
 def import_(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Files or folders: txt, md, json, jsonl, csv/tsv/nt triples, pdf, html; or a folder that export wrote."),
+        typer.Argument(
+            help="Files or folders: txt, md, json, jsonl, csv/tsv/nt triples, pdf, html; or a folder that export wrote."
+        ),
     ],
     chars: Annotated[int, typer.Option("--chars", help="Text is cut into chunks of whole sentences, this long at most.")] = 600,
     overlap: Annotated[int, typer.Option("--overlap", help="Sentences that a chunk shares with the one before.")] = 1,

@@ -84,6 +84,7 @@ def train(
 ) -> None:
     """Train a model, or go on training it: the same command resumes after any interruption."""
     from memgpt_cli.config import compose
+    from memgpt_cli.errors import TrainingStopped
 
     given = overrides or []
     jobs = _sweep(given)
@@ -97,9 +98,14 @@ def train(
 
     check_devices(config.trainer)
     child = not is_first_process()
-    folder = DATA_ROOT / config.data.name if child else data_folder(config.data)
+    folder = data_folder(config.data)  # of several processes the first to come makes it, and the others wait
     run, out = RUNS_ROOT / run_name(config), console()
-    fit(config, folder, run, out, fresh=fresh and not child)
+    try:
+        fit(config, folder, run, out, fresh=fresh and not child)
+    except TrainingStopped as stopped:
+        if child:  # the first process says it
+            raise typer.Exit(stopped.exit_code) from None
+        raise
     if not child:
         out.print(f"model: {run / 'model'} · learning curve: {run / 'learning_curve.png'} · next: memgpt eval --run {run.name}")
 

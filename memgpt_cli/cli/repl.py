@@ -180,7 +180,7 @@ class Repl:
             self.say("where? /save FILE", "yellow")
             return
         try:
-            with writing(Path(rest).expanduser(), reads=[Path(self.conversation.store.url)]) as file:
+            with writing(Path(rest).expanduser(), reads=self.conversation.reads) as file:
                 file.write(self.conversation.transcript() + "\n")
         except OSError as error:
             self.say(in_words(error), "red")

@@ -78,7 +78,7 @@ def generate(
     prepare(model, config.trainer)
     recall = open_recall(memory_store, namespace, key_env, config, model, tokenizer, folder / "model") if memory_store else None
     device, prompter = next(model.parameters()).device, Prompter(tokenizer, config.data.limits)
-    reads = [*([] if place == STDIN else [place]), folder / "model", *([Path(recall.store.url)] if recall else [])]
+    reads = [*([] if place == STDIN else [place]), folder, *(recall.store.files() if recall else [])]
     with contextlib.ExitStack() as stack:
         if recall:
             stack.enter_context(recall.store)
@@ -190,13 +190,17 @@ def open_conversation(
     say_ignored(folder / "model")
     knowledge = []
     if name := config.data.chat.knowledge:
-        places = (bundled_folder(config.data.source) / name, folder / "model" / name, Path(name).expanduser())
-        knowledge = read_knowledge(next((place for place in places if place.is_file()), places[-1]))
+        typed = Path(name).expanduser()
+        places = [bundled_folder(config.data.source) / name, folder / "model" / name, typed]
+        if name != trained.data.chat.knowledge:  # what is typed here comes first
+            places.insert(0, typed)
+        knowledge = read_knowledge(next((place for place in places if place.is_file()), typed))
     memory = open_store(store or config.memory.store, fingerprint(folder / "model"), key_env or config.memory.key_env)
     owner = namespace or config.memory.namespace or user_name()
     conversation = Conversation(
         model, tokenizer, memory, owner, config.data.chat, config.generate, config.memory.recall, knowledge, config.data.limits
     )
+    conversation.reads = [folder, *memory.files(), *([typed] if config.data.chat.knowledge else [])]
     memory.expire(owner)
     key_what_is_not(memory, owner, conversation.encoder)
     return conversation

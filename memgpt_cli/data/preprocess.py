@@ -113,7 +113,11 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
     source = find_source(config.source)
     files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
     extra = [Path(str(v)).expanduser() for k, v in config.options.items() if k == "knowledge_base" and v]
-    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *extra]}
+    for paths in files.values():  # a parallel corpus's memory lies beside its files
+        for path, side in zip(paths, ("memory_source", "memory_target"), strict=False):
+            if name := config.options.get(side):
+                extra.append(path.parent / str(name))
+    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *extra] if path.exists()}
     if config.tokenizer.path:
         hashes["tokenizer"] = given_tokenizer(config).fingerprint
     return files, hashes, _key(config, hashes)

@@ -11,16 +11,18 @@ import logging
 import re
 import signal
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from memgpt_cli.errors import DataError, StoreError, UsageError
 from memgpt_cli.ingest.chunk import overlapping
 from memgpt_cli.ingest.table import read_csv
-from memgpt_cli.ingest.text import Reject, open_bytes, plain_suffix, read_json_records, read_lines
+from memgpt_cli.ingest.text import Reject, open_bytes, plain_suffix, read_json_records, read_lines, text_field
 from memgpt_cli.memory import Item
 from memgpt_cli.memory.records import MAX_TEXT_BYTES, check_item
 from memgpt_cli.schema import KINDS, render_triple
@@ -31,6 +33,8 @@ MARKUP_BYTES = 32 << 20
 """Of a file that a parser reads whole, at most."""
 PARSE_S = 10
 """How long a parser may take for an HTML file, or for a page of a PDF: hostile ones never end."""
+PAGE_S = 0.2
+"""And on the average of a PDF's pages."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,8 @@ def _json(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
     for number, record in read_json_records(path, reject):
         try:
             if {"head", "relation", "tail"} <= record.keys():
-                yield _fact(str(record["head"]), str(record["relation"]), str(record["tail"]), path, number)
+                head, relation, tail = (text_field(record, part) for part in ("head", "relation", "tail"))
+                yield _fact(head, relation, tail, path, number)
                 continue
             text, kind, meta = record.get("text"), record.get("kind", "note"), record.get("meta", {})
             if not isinstance(text, str) or not text.strip() or not isinstance(meta, dict):
@@ -256,7 +261,11 @@ def _pdf(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
     with _in_time(path, "the list of pages"):
         pages = pypdf.PdfReader(str(path)).pages
         count = len(pages)
+    until = time.monotonic() + PARSE_S + PAGE_S * count
     for number in range(count):
+        if time.monotonic() > until:
+            reject(DataError(f"pages {number + 1} to {count} were not read: the others took too long", path), None)
+            return
         try:
             with _in_time(path, f"page {number + 1}"):
                 text = pages[number].extract_text().replace("\0", "")
@@ -305,7 +314,10 @@ def _old_store(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
     import apsw  # not `sqlite3`: two SQLites in one process undo each other's locks
 
     try:
-        with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
+        log = Path(f"{path}-wal")
+        how = "" if log.is_file() and log.stat().st_size else "?immutable=1"  # nothing comes beside it
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        with contextlib.closing(apsw.Connection(f"file:{quote(str(path.absolute()))}{how}", flags=flags)) as db:
             if db.pragma("user_version") != 1:
                 raise DataError("is no memory of format 1: `memgpt memory export` reads newer ones", path)
             for text, kind, meta, created in db.execute("SELECT text, kind, meta, created FROM entries ORDER BY id"):

@@ -28,7 +28,8 @@ BUSY_S = 60
 """How long a writer waits for others."""
 CHECKPOINT_BYTES = 64 << 20
 """The log is checked into the file when it is larger, and when the store closes."""
-_OURS = {"meta", "namespaces", "entries", "words"}
+FORMAT = 3
+_OURS = {"ns", "hash", "searchable", "provenance", "text"}  # columns of its entries, since format 2
 _ORDER = {2: 12, 5: 12, 10: 8, 13: 8}  # B-tree pages, by their first byte, and the length of their header
 
 
@@ -114,20 +115,28 @@ class Database:
             raise apsw.NotADBError("no SQLite file")
         try:
             # the file alone, not its log: a store so young that its tables are in the log has none there
-            tables, version = self._tables("?immutable=1" if plain else "")
+            columns, version, other = self._columns("?immutable=1" if plain else "")
         except (apsw.CorruptError, apsw.NotADBError):
-            tables, version = self._tables("")  # another process was writing it just then: with locks, and its log
-        if tables and (not version or not tables >= _OURS) and not (version == 1 and "entries" in tables):
+            columns, version, other = self._columns("")  # another process was writing it just then: with locks, and its log
+        if version == 1 and {"text", "kind", "meta", "created"} <= columns:
+            raise StoreError(
+                f"{self.path} is a memory of format 1, expected {FORMAT}: `memgpt memory import` reads it into a new store"
+            )
+        if version > FORMAT and columns >= _OURS:
+            raise StoreError(f"{self.path} is a memory of format {version}, expected {FORMAT}: a newer memgpt made it")
+        if (version or other) and not columns >= _OURS:
             raise StoreError(f"{self.path} is a SQLite file, but no memory store")
 
-    def _tables(self, how: str) -> tuple[set[str], int]:
-        """Names of tables, and the version."""
+    def _columns(self, how: str) -> tuple[set[str], int, bool]:
+        """The columns of its entries, its version, and whether there is anything else, which tells of another program."""
         address = f"file:{quote(str(self.path.absolute()))}{how}"
         db: Connection = apsw.Connection(address, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             db.set_busy_timeout(BUSY_S * 1000)
             self._unlock(db)
-            return {name for (name,) in db.execute("SELECT name FROM sqlite_master").fetchall()}, int(db.pragma("user_version"))
+            columns = {name for (name,) in db.execute("SELECT name FROM pragma_table_info('entries')").fetchall()}
+            tables = db.execute("SELECT count(*) FROM sqlite_master").get
+            return columns, int(db.pragma("user_version")), bool(tables or db.pragma("application_id"))
         finally:
             db.close()
 

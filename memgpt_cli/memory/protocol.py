@@ -15,6 +15,7 @@ from memgpt_cli.memory.records import Edited, Filter, Hit, Item, Limits, Receipt
 Entries: TypeAlias = list[Stored]  # `list` is a method of a store
 Hits: TypeAlias = list[list[Hit]]
 Problems: TypeAlias = list[str]
+Paths: TypeAlias = list[Path]
 Found: TypeAlias = list[tuple[int, float]]
 """Ids with their scores, the best first."""
 Rankings: TypeAlias = list[Found]
@@ -30,6 +31,10 @@ class Store(ABC):
     url: str
     fingerprint: str
     """Of the encoder whose keys are written and searched; keys made by another encoder are never compared."""
+
+    def files(self) -> "Paths":
+        """The files that it keeps on this machine."""
+        return []
 
     # entries
 

@@ -13,14 +13,13 @@ import apsw
 import numpy as np
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.files import beside
+from memgpt_cli.files import beside, remove_dead
 from memgpt_cli.memory import entries, inspection, keys, mapped, records, words
-from memgpt_cli.memory.database import Connection, Database
+from memgpt_cli.memory.database import FORMAT, Connection, Database
 from memgpt_cli.memory.keys import Keys
-from memgpt_cli.memory.protocol import Entries, Fetch, Problems, Rankings, Store
+from memgpt_cli.memory.protocol import Entries, Fetch, Paths, Problems, Rankings, Store
 from memgpt_cli.memory.records import Edited, Filter, Item, Limits, Receipt, Row, Stored, Written, as_json, text_bytes
 
-FORMAT = 3
 _PENDING = "UPDATE meta SET value=value+1 WHERE name='pending'"
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -67,9 +66,6 @@ class SqliteStore(Store):
                     )
                     db.pragma("user_version", FORMAT)
             version = FORMAT
-        if version not in (2, FORMAT):
-            newer = "a newer memgpt made it" if version > FORMAT else "`memgpt memory import` reads it into a new store"
-            raise StoreError(f"{self.path} is a memory of format {version}, expected {FORMAT}: {newer}")
         salt = self._db.connection.execute(read, ("salt",)).get
         if not isinstance(salt, bytes):
             raise StoreError(f"{self.path} is damaged: it has lost its salt. Restore a snapshot or an export")
@@ -80,6 +76,9 @@ class SqliteStore(Store):
                     db.execute("ALTER TABLE namespaces ADD COLUMN sum BLOB NOT NULL DEFAULT x''")
                     db.pragma("user_version", FORMAT)
         return salt
+
+    def files(self) -> Paths:
+        return [self.path, *(Path(f"{self.path}-{part}") for part in ("wal", "shm", "journal")), *self._keys.mapped_files()]
 
     def close(self) -> None:
         self._keys.close()
@@ -363,7 +362,6 @@ class SqliteStore(Store):
         with self._db.reading() as db:
             ns = self._namespace(db, namespace)
             counts = inspection.statistics(db, ns.id if ns else 0, self.fingerprint)
-        files = [self.path, Path(f"{self.path}-wal"), *self._keys.mapped_files()]
         return {
             "store": self.url,
             "namespace": namespace,
@@ -371,7 +369,7 @@ class SqliteStore(Store):
             "text_bytes": ns.bytes if ns else 0,
             **counts,
             "limits": asdict(ns.limits if ns else Limits()),
-            "store_bytes": sum(f.stat().st_size for f in files if f.exists()),
+            "store_bytes": sum(f.stat().st_size for f in self.files() if f.exists()),
         }
 
     def verify(self) -> Problems:
@@ -393,6 +391,7 @@ class SqliteStore(Store):
         if os.path.lexists(path):
             raise StoreError(f"{path} is there already: a snapshot never replaces a file")
         partial = beside(path)
+        remove_dead(path)
         with self._db.errors(f"could not be copied to {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
