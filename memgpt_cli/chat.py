@@ -65,6 +65,8 @@ def _is_said(turn: Stored) -> bool:
 
 def read_knowledge(path: Path) -> list[Entry]:
     """Facts of a `[n] head relation<TAB>tail` file, packed or not."""
+    if not path.is_file():
+        raise UsageError(f"data.chat.knowledge: there is no file {path}")
     facts = []
     for line in read_text(path).split("\n"):
         left, tab, tail = line.partition("\t")

@@ -13,6 +13,7 @@ MemgptError          one line for the user: what was found, what was expected, w
 import difflib
 import errno
 import os
+import re
 from collections.abc import Iterable
 
 
@@ -97,8 +98,12 @@ def in_words(error: BaseException) -> str:
         what = _SYSTEM.get(error.errno) or os.strerror(error.errno).lower()
         name = error.filename.decode(errors="replace") if isinstance(error.filename, bytes) else error.filename
         return f"{name}: {what}" if name else what
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # of libraries written in Rust: safetensors, tokenizers
+        return _SYSTEM.get(int(found.group(1)), os.strerror(int(found.group(1))).lower())
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "not enough memory: ask for less at once (trainer.batch_tokens, eval.batch_tokens, generate.max_tokens), or shorter texts"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "a path that begins with ~ names nobody's home: write it out"
     if isinstance(error, UnicodeEncodeError):
         return f"{error.object[max(0, error.start - 20) : error.end + 20]!r} holds what is no UTF-8 text: half of a character, or bytes of another encoding"
     if isinstance(error, UnicodeDecodeError):

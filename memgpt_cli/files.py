@@ -195,7 +195,7 @@ def new_folder(folder: Path, kind: Kind, advice: str = "name another") -> Iterat
     """
     check_own(folder, kind, advice)
     partial = beside(folder)
-    with _told_of(partial, folder):
+    with told_of(partial, folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_dead(folder)
         partial.mkdir()
@@ -269,7 +269,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _told_of(partial: Path, path: Path) -> Iterator[None]:
+def told_of(partial: Path, path: Path) -> Iterator[None]:
     """Errors name the file that was to be, not the unfinished one; one that comes without a name gets this one."""
     try:
         yield
@@ -299,12 +299,12 @@ def writing(path: Path, binary: bool = False, reads: Iterable[Path] = ()) -> Ite
         raise UsageError(f"{path} cannot be written: there is no folder {place.parent}")
     mode, encoding = ("wb", None) if binary else ("w", "utf-8")
     if place.exists() and not place.is_file():  # a device, a pipe
-        with _told_of(place, path), open(place, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
+        with told_of(place, path), open(place, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
             yield file
         return
     partial = beside(place)
     remove_dead(place)
-    with _told_of(partial, path):
+    with told_of(partial, path):
         try:
             with open(partial, mode, encoding=encoding, errors=None if binary else "backslashreplace") as file:
                 yield file

@@ -145,7 +145,7 @@ class ReadConfig:
     gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
 
     def __post_init__(self) -> None:
-        check_bounds("model.memory", self, top_k=(1, 1 << 20), max_time=(1, 1 << 20), age_buckets=(1, 4096))
+        check_bounds("model.memory", self, top_k=(1, 1 << 20), max_time=(1, 1 << 20), age_buckets=(2, 4096))
         check_bounds("model.memory", self, beta=(-1e4, 1e4), score_scale=(-1e4, 1e4))
         if not all(0 <= size <= 1 << 20 for size in self.sizes):
             raise ConfigError(f"model.memory.sizes is {list(self.sizes)}, expected numbers of entries, 0 for top_k")

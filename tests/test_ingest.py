@@ -237,3 +237,42 @@ def test_a_file_with_a_name_that_is_no_text_is_imported(tmp_path):
     path.write_text("a note")
     (item,) = read_document(path, Cut())
     assert item.provenance["source"].endswith("caf\\xe9.txt")
+
+
+def test_a_list_on_one_line_goes_on_after_a_broken_record(tmp_path):
+    records = [{"input": f"q{n}", "memory": [{"a": n}]} for n in range(1000)]
+    text = json.dumps(records).replace('"q1"', '"q1', 1)
+    (tmp_path / "a.json").write_text(text)
+    found, rejected = collect(read_json_records, tmp_path / "a.json")
+    assert [r["input"] for _, r in found] == ["q0", *(f"q{n}" for n in range(2, 1000))]
+    assert len(rejected) == 1
+
+
+def test_long_json_lines_called_json_are_lines(tmp_path):
+    lines = [json.dumps({"text": "x" * 100_000, "n": n}) for n in range(6)]
+    lines[0] = lines[0][:-1]
+    (tmp_path / "a.json").write_text("\n".join(lines) + "\n")
+    found, rejected = collect(read_json_records, tmp_path / "a.json")
+    assert ([r["n"] for _, r in found], [line for line, _ in rejected]) == ([1, 2, 3, 4, 5], [1])
+
+
+def test_a_header_that_cannot_be_read_is_no_data(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"q\xff,a\n1,2\n3,4\n")
+    with pytest.raises(DataError, match=r"a.csv:1: the first line must name the columns, and cannot be read: invalid UTF-8"):
+        collect(read_csv_records, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("line", ['a","""', '"a""', '{"a":},'])
+def test_readers_of_rows_do_not_go_back_for_ever(tmp_path, line):
+    (tmp_path / "a.csv").write_text("q\n" + f"{line}\n" * 40_000)
+    (tmp_path / "a.json").write_text('[{"a": 1},\n' + f"{line}\n" * 40_000 + "]")
+    for reader, name in ((read_csv, "a.csv"), (read_json_records, "a.json")):
+        found, rejected = collect(reader, tmp_path / name)
+        assert rejected
+        assert reader is read_json_records or len(found) + len(rejected) >= 20_000
+
+
+def test_a_parquet_that_unfolds_to_far_more_is_refused(tmp_path):
+    pq.write_table(pa.table({"q": ["x" * 40_000_000]}), tmp_path / "a.parquet", compression="ZSTD")
+    with pytest.raises(DataError, match="unfolds to more than 200 times its size"):
+        list(read_parquet(tmp_path / "a.parquet", lambda *_: None))

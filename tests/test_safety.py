@@ -236,7 +236,8 @@ TAMPERING = {
     "limits that are none": ("UPDATE namespaces SET limits='[1]'", "its name or its limits are damaged"),
     "a trigger": ("CREATE TABLE copies (t); CREATE TRIGGER spy BEFORE DELETE ON entries BEGIN INSERT INTO copies VALUES (old.text); END", "a trigger 'spy' that memgpt did not make"),
     "a view": ("CREATE VIEW v AS SELECT text FROM entries", "a view 'v' that memgpt did not make"),
-    "a column": ("ALTER TABLE entries ADD COLUMN copy TEXT", "the table 'entries' has other columns"),
+    "a column": ("ALTER TABLE entries ADD COLUMN copy TEXT", "the table 'entries' is not as memgpt made it"),
+    "an index of another kind": ("DROP INDEX entries_ns; CREATE INDEX entries_ns ON entries (ns, text)", "the index 'entries_ns' is not as memgpt made it"),
     "an index that is gone": ("DROP INDEX entries_ns", "the index 'entries_ns' is missing"),
 }  # fmt: skip
 
@@ -584,7 +585,10 @@ def test_all_rejected_says_so_and_where_they_are(terminal):
     (terminal.folder / "raw" / "train.jsonl").write_text('{"question": "x"}\n' * 7)
     said = terminal("preprocess", "data=records", "data.path=raw", "data.on_error=quarantine")
     assert said.code == 1
-    assert "7 records were rejected, the first: raw/train.jsonl:1: field 'target' is missing, found question" in said.err
+    assert (
+        "7 records were rejected (see data/records.rejects.jsonl), the first: raw/train.jsonl:1: field 'target' is missing, found question"
+        in said.err
+    )
     assert len((terminal.folder / "data" / "records.rejects.jsonl").read_text().splitlines()) == 7
 
 

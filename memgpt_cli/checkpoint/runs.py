@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from memgpt_cli.checkpoint.untrusted import check_tokenizer, describe_run, read_checked
+from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.files import Kind, new_folder
@@ -41,7 +42,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(tree, "", tensors))
     with new_folder(folder, STATE) as partial:
-        save_file(tensors, partial / TREE_TENSORS)
+        write_tensors(tensors, partial / TREE_TENSORS)
         (partial / TREE_JSON).write_text(text)
 
 
@@ -91,7 +92,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, c
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     described = to_dict(config) | {"notes": notes, "tokenizer": tokenizer.fingerprint}
     with new_folder(folder, MODEL) as partial:
-        save_file(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
+        write_tensors(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
         (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
         tokenizer.save(partial)
 

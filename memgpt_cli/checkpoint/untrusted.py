@@ -38,6 +38,8 @@ class Described(NamedTuple):
 def describe_run(folder: Path, file: str = "config.json") -> Described:
     """What the model folder of a run says of itself; raises CheckpointError."""
     path = folder / file
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file")
     try:
         if path.stat().st_size > _CONFIG_BYTES:
             raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, expected a configuration")
@@ -70,7 +72,10 @@ def _without_places(config: Config, folder: Path) -> Config:
     data = config.data
     bundled = Path(str(resources.files("memgpt_cli") / "data" / "bundled" / data.source))
     knowledge = data.chat.knowledge
-    if Path(knowledge).name != knowledge or not any((place / knowledge).is_file() for place in (bundled, folder)):
+    inside = (place / knowledge for place in (bundled, folder))
+    if Path(knowledge).name != knowledge or not any(
+        p.is_file() and not p.is_symlink() for p in inside
+    ):  # a link leads anywhere
         knowledge = ""
     data = replace(
         without_data_places(data),

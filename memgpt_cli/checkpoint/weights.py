@@ -1,10 +1,13 @@
 """Tensors from files: safetensors, whole or in shards, and PyTorch's older format without unpickling anything."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memgpt_cli.errors import CheckpointError
@@ -69,3 +72,15 @@ def mismatches(own: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
         if own[name].shape != weights[name].shape:
             problems.append(f"{name} is {list(weights[name].shape)}, expected {list(own[name].shape)}")
     return "; ".join(sorted(problems)[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes safetensors; raises OSError, as any other file does, where the disk will not have them."""
+    try:
+        save_file(tensors, file, metadata=metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)|code: (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number.group(1) or number.group(2))
+        raise OSError(code, os.strerror(code), str(file)) from error

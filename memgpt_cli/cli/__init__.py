@@ -1,9 +1,11 @@
 """The command line. Commands import what they need when they run: `memgpt --help` loads no torch."""
 
+import contextlib
 import errno
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ def main() -> None:
     """Entry point of the `memgpt` script: an error is one line and an exit code, a traceback only with --debug."""
     load_commands()
     _be_lenient()
+    signal.signal(signal.SIGTERM, _terminated)
     code = run(app)
     try:
         sys.stdout.flush()
@@ -34,8 +37,22 @@ def main() -> None:
     sys.exit(code)
 
 
+def _terminated(number: int, frame: object) -> None:
+    """As Ctrl-C: what is half-done is undone on the way out."""
+    raise KeyboardInterrupt
+
+
 def _be_lenient() -> None:
-    """What a stream cannot encode or decode is escaped, and named by who reads it; it never ends a command half-way."""
+    """What a stream cannot encode or decode is escaped, and named by who reads it; it never ends a command half-way.
+
+    A stream that is closed is a device that holds nothing.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
+            if opened != number:
+                os.dup2(opened, number)
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
     for stream, how in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=how)
@@ -45,6 +62,8 @@ def run(command: Any) -> int:
     """Runs the application; returns its exit code."""
     try:
         found = command(standalone_mode=False)
+        if found == 130:  # what Typer makes of Ctrl-C
+            _say("interrupted")
         return found if isinstance(found, int) else 0
     except Exception as error:
         if "--debug" in sys.argv and not isinstance(error, BrokenPipeError):
@@ -84,7 +103,9 @@ def _failed(error: Exception) -> int:
 def _say(text: str) -> None:
     from memgpt_cli.cli.terminal import visible
 
-    print(visible(f"memgpt: {text}"), file=sys.stderr)
+    shown = visible(f"memgpt: {text}").rstrip().replace("\n", "\n        ")  # a file's name forges no line of ours
+    with contextlib.suppress(OSError):
+        print(shown, file=sys.stderr)
 
 
 __all__ = ["app", "load_commands", "main", "run"]

@@ -182,12 +182,21 @@ def key_what_is_not(store: "Store", namespace: str, encoder: "Encoder") -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator["Report"]:
-    """A report of stages and counts: a bar on a terminal, nothing off it."""
+    """A report of stages and counts: a bar on a terminal; off it a line every few seconds, and at once where one has to wait."""
+    import time
+
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     out = console(stderr=True)
     if not out.is_terminal:
-        yield lambda stage, n: None
+        said: list[Any] = [time.monotonic(), ""]
+
+        def line(stage: str, n: int) -> None:
+            if time.monotonic() - said[0] > 5 or (stage.startswith("waiting") and stage != said[1]):
+                out.print(f"{stage} {n:,}" if n else stage, markup=False)
+                said[:] = [time.monotonic(), stage]
+
+        yield line
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as bar:

@@ -119,6 +119,10 @@ def _split(config: "Config", trained: "Config", run: Path, files: list[Path] | N
     own, folder = Tokenizer.load(run / "model").fingerprint, DATA_ROOT / data.name
     manifest = read_manifest(folder) if not files and DATA_SET.marks(folder) else None
     if manifest is None or data != trained.data or manifest["tokenizer"]["fingerprint"] != own:
+        if files and not find_source(data.source).needs_file:
+            raise UsageError(
+                f"{run.name} was trained on '{data.source}', which is made, not read: say how the files are to be read, as in data.source=records"
+            )
         if files:
             named: dict[str, object] = {"test": [str(f.resolve()) for f in files]}
             data = replace(data, name=slug("eval-" + "+".join(f.stem for f in files)), path="/", files=named, hold_out={})
@@ -170,7 +174,7 @@ def bench_facts(
     questions: Annotated[int, typer.Option("--questions", help="Questions asked at each size.", min=1)] = 500,
     top_k: Annotated[int, typer.Option("--top-k", help="Entries read for an answer.", min=1)] = 8,
     run: Run = "",
-    seed: Annotated[int, typer.Option("--seed")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
     as_json: Json = False,
 ) -> None:
     """Accuracy and time per answer against the number of facts in the store (people and values never seen in training)."""
@@ -209,7 +213,7 @@ def bench_facts(
 @bench.command("memory", epilog="Example: `memgpt bench memory --rows 100000 --rows 1000000 --plot memory.png`")
 def bench_memory(
     rows: Annotated[list[int] | None, typer.Option("--rows", help="Entries in the store; repeatable.", min=2000)] = None,
-    dim: Annotated[int, typer.Option("--dim", help="Numbers in a key.", min=8)] = 384,
+    dim: Annotated[int, typer.Option("--dim", help="Numbers in a key.", min=8, max=65_536)] = 384,
     queries: Annotated[int, typer.Option("--queries", help="Queries at each size.", min=64, max=256)] = 200,
     vectors: Annotated[
         Path | None,
@@ -217,7 +221,7 @@ def bench_memory(
     ] = None,
     alone: Annotated[bool, typer.Option("--alone", help="Without the exact scan and FAISS HNSW beside it.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw latency and recall against size into this file.")] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 1,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
     as_json: Json = False,
 ) -> None:
     """Speed, recall and memory of the store beside an exact scan and FAISS HNSW on the same keys."""
@@ -226,9 +230,22 @@ def bench_memory(
     import numpy as np
     from rich.table import Table
 
+    from memgpt_cli.errors import UsageError
     from memgpt_cli.evaluation.store_speed import draw, measure
 
-    keys = None if vectors is None else np.load(vectors, mmap_mode="r", allow_pickle=False)
+    if plot and plot.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--plot {plot}: expected a file that ends in .png, .svg or .pdf")
+    keys = None
+    if vectors is not None:
+        try:
+            keys = np.load(vectors, mmap_mode="r", allow_pickle=False)
+            sound = keys.ndim == 2 and keys.dtype.kind == "f" and len(keys) >= 1 and keys.shape[1] >= 8
+        except (ValueError, OSError, EOFError, AttributeError) as error:
+            raise UsageError(f"--vectors {vectors}: no .npy file of numbers that can be read") from error
+        if not sound:
+            raise UsageError(
+                f"--vectors {vectors}: expected floats [N, D] with D at least 8, found {keys.dtype} {list(keys.shape)}"
+            )
     with progress("measuring") as report:
         result = measure(rows or [10_000, 100_000], dim, queries, keys, not alone, seed, report)
     if plot:

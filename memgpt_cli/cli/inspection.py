@@ -56,7 +56,7 @@ def runs(as_json: Json = False) -> None:
         except CheckpointError as error:
             rows.append({"run": folder.name, "data": "", "problem": str(error)})
             continue
-        numbers = {k: v for k, v in described.notes.items() if isinstance(v, int | float)}
+        numbers = {k: v for k, v in described.notes.items() if isinstance(v, int | float) and abs(v) < 1e300}
         scores = {name: numbers.get(name) for name in ("step", "val/loss", "val/exact")}
         rows.append({"run": folder.name, "data": described.config.data.name, **scores})
     if as_json:
@@ -193,9 +193,9 @@ def foreign_scripts(path: str, first: str | None) -> list[str]:
     out = []
     for folder in dict.fromkeys(path.split(":")):
         script = Path(folder) / "memgpt"
-        if not script.is_file():
-            continue
         try:
+            if not script.is_file():
+                continue
             ours = "memgpt_cli" in script.read_bytes()[:4096].decode("utf-8", errors="replace")
         except OSError:
             continue

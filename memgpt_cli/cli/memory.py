@@ -115,6 +115,11 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find entries by their words; with --run by their meaning too, the two rankings fused."""
+    from memgpt_cli.errors import UsageError
+    from memgpt_cli.schema import unfit
+
+    if what := unfit(query):
+        raise UsageError(f"the query holds {what}")
     memory_, owner, encoder = open_memory(store, namespace, key_env, run)
     with memory_:
         keys = encoder.queries([query]).numpy() if encoder is not None else None

@@ -71,10 +71,11 @@ def add(
 
 @memory.command("import", epilog="Example: `memgpt memory import docs/ facts.csv --namespace handbook`")
 def import_(
-    paths: Annotated[
-        list[Path],
+    given: Annotated[
+        list[str],
         typer.Argument(
-            help="Files or folders: txt, md, json, jsonl, csv/tsv/nt triples, pdf, html; or a folder that export wrote."
+            metavar="PATHS",
+            help="Files or folders: txt, md, json, jsonl, csv/tsv/nt triples, pdf, html; or a folder that export wrote.",
         ),
     ],
     chars: Annotated[int, typer.Option("--chars", help="Text is cut into chunks of whole sentences, this long at most.")] = 600,
@@ -89,9 +90,13 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Remember documents. Run it again after an interruption, or when files have changed: what is there stays as it is."""
+    from memgpt_cli.errors import MemgptError, StoreError, UsageError
     from memgpt_cli.ingest.documents import Cut, find_documents, source_name
     from memgpt_cli.memory import bundle
 
+    if not all(given):
+        raise UsageError("an empty path: name a file or a folder, . for this one")
+    paths = [Path(path) for path in given]
     bundles = [p for p in paths if bundle.is_bundle(p)]
     files, left = find_documents([p for p in paths if p not in bundles])
     cut = Cut(chars, overlap)
@@ -99,19 +104,24 @@ def import_(
     counts = {"files": len(files), "entries": 0, "new": 0, "forgotten": 0, "stale": 0, "skipped_files": len(left)}
     problems: list[str] = []
     seen: dict[str, set[int]] = {}  # by file, without those that could not be read whole
+    stopped: MemgptError | None = None
     with memory_:
         with progress("importing") as report:
-            for folder in bundles:
-                written = bundle.load(memory_, owner, folder, report)
-                counts["entries"] += len(written.ids)
-                counts["new"] += written.new
-                counts["forgotten"] += written.forgotten
-            for file in files:
-                report(file.name, counts["entries"])
-                before = len(problems)
-                ids = _import_file(memory_, owner, file, cut, counts, problems, report)
-                if len(problems) == before:
-                    seen[source_name(file)] = ids
+            try:
+                for folder in bundles:
+                    written = bundle.load(memory_, owner, folder, report)
+                    counts["entries"] += len(written.ids)
+                    counts["new"] += written.new
+                    counts["forgotten"] += written.forgotten
+                for file in files:
+                    report(file.name, counts["entries"])
+                    before = len(problems)
+                    ids = _import_file(memory_, owner, file, cut, counts, problems, report)
+                    if len(problems) == before:
+                        seen[source_name(file)] = ids
+            except StoreError as error:  # full, or its disk: what was kept before is said first
+                stopped = StoreError(f"stopped after {counts['new']:,} new entries, which are kept: {error}")
+                seen, prune = {}, False
             stale = _stale(memory_, owner, seen)
             counts["stale"] = len(stale)
             receipt = memory_.forget(owner, stale) if stale and prune else None
@@ -138,6 +148,8 @@ def import_(
             out.print(problem, style="yellow", markup=False)
         if len(problems) > 20:
             out.print(f"[yellow]… and {len(problems) - 20:,} more (--json lists all)[/]")
+    if stopped:
+        raise stopped
     if problems:
         raise typer.Exit(1)
 

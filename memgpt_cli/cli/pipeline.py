@@ -1,5 +1,6 @@
 """memgpt preprocess and memgpt train."""
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -104,10 +105,13 @@ def train(
         fit(config, folder, run, out, fresh=fresh and not child)
     except TrainingStopped as stopped:
         if child:  # the first process says it
-            raise typer.Exit(stopped.exit_code) from None
+            sys.exit(stopped.exit_code)
         raise
     if not child:
         out.print(f"model: {run / 'model'} · learning curve: {run / 'learning_curve.png'} · next: memgpt eval --run {run.name}")
+
+
+MOST_JOBS = 1000
 
 
 def _sweep(overrides: list[str]) -> list[list[str]]:
@@ -116,21 +120,25 @@ def _sweep(overrides: list[str]) -> list[list[str]]:
         return [overrides]
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     from memgpt_cli.errors import ConfigError
 
-    try:
-        parsed = OverridesParser.create().parse_overrides(overrides)
-    except HydraException as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
     jobs: list[list[str]] = [[]]
-    for part in parsed:
-        values = (
-            [f"{part.get_key_element()}={v}" for v in part.sweep_string_iterator()]
-            if part.is_sweep_override()
-            else [part.input_line or ""]
-        )
-        jobs = [[*job, value] for job in jobs for value in values]
+    try:
+        for part in OverridesParser.create().parse_overrides(overrides):
+            values = [part.input_line or ""]
+            if part.is_sweep_override():
+                values = [
+                    f"{part.get_key_element()}={v}" for v in itertools.islice(part.sweep_string_iterator(), MOST_JOBS + 1)
+                ]
+            jobs = [[*job, value] for job in jobs for value in values]
+            if len(jobs) > MOST_JOBS:
+                raise ConfigError(f"{part.input_line} makes more than {MOST_JOBS:,} trainings: give fewer values")
+    except (HydraException, OmegaConfBaseException, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{' '.join(overrides)[:200]} cannot be read as lists of values, as in seed=1,2,3") from error
     return jobs
 
 

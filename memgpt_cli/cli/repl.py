@@ -182,8 +182,8 @@ class Repl:
         try:
             with writing(Path(rest).expanduser(), reads=self.conversation.reads) as file:
                 file.write(self.conversation.transcript() + "\n")
-        except OSError as error:
-            self.say(in_words(error), "red")
+        except (OSError, RuntimeError, ValueError) as error:  # a place that cannot be: ~nobody, a link in a circle, a NUL
+            self.say(in_words(error) or f"{rest!r} is no place for a file", "red")
             return
         self.say(f"saved to {rest}")
 

@@ -34,6 +34,7 @@ def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dic
     from hydra.errors import HydraException
     from omegaconf import OmegaConf, open_dict
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
@@ -47,6 +48,15 @@ def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dic
         values: Any = OmegaConf.to_container(raw, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(str(error), overrides, config_dir)) from error
+    except (YAMLError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        where = f" or a preset in {config_dir}" if config_dir else ""
+        raise ConfigError(
+            f"the settings{where} cannot be read: {' '.join(overrides)[:200] or 'a file of presets is no YAML'}"
+        ) from error
+    if not all(isinstance(values.get(group), dict) for group in ("data", "model", "optim", "trainer", "memory")):
+        raise ConfigError("data, model, optim, trainer and memory are groups of settings: none of them can be null or a value")
     composed: dict[str, Any] = {**values, "presets": presets}
     return composed
 

@@ -184,6 +184,14 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
         _choice("trainer.matmul", self.matmul, "highest", "high", "medium")
+        _choice(
+            "trainer.strategy",
+            self.strategy,
+            "auto",
+            "ddp",
+            "ddp_find_unused_parameters_false",
+            "ddp_find_unused_parameters_true",
+        )
         _choice("trainer.accelerator", self.accelerator, "cpu", "gpu", "cuda", "auto")
         check_bounds("trainer", self, devices=(1, 4096), threads=(0, 1024), max_steps=(1, _MANY), batch_tokens=(1, 1 << 27))
         check_bounds(
@@ -223,6 +231,8 @@ class GenerateConfig:
         check_bounds(
             "generate", self, max_tokens=(1, 65_536), min_tokens=(0, 65_536), beams=(1, 256), length_penalty=(-100, 100)
         )
+        if 0 < self.temperature < 1e-3:
+            raise ConfigError(f"generate.temperature is {self.temperature}, expected 0 (greedy), or at least 0.001")
         check_bounds("generate", self, temperature=(0, 1000), top_k=(0, _MANY), top_p=(0, 1), min_p=(0, 1), seed=(0, _MANY))
         check_bounds("generate", self, repetition_penalty=(0.01, 1000), no_repeat_ngram=(0, 65_536))
         if self.beams > 1 and self.temperature > 0:

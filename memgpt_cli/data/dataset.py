@@ -167,6 +167,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{MANIFEST} is damaged ({error}): run memgpt preprocess --force", folder) from error
     if not DATA_SET.marks(folder):
         raise DataError(f"{MANIFEST} is no data set's: name another folder", folder)
+    counted = manifest["statistics"]
+    if not isinstance(counted, dict) or not all(
+        isinstance(s, dict) and isinstance(s.get("changes"), dict) and isinstance(s.get("examples"), int)
+        for s in counted.values()
+    ):
+        raise DataError(f"{MANIFEST} is damaged: run memgpt preprocess --force", folder)
     if manifest.get("format") != FORMAT:
         raise DataError(f"dataset format {manifest.get('format')}, expected {FORMAT}: run memgpt preprocess again", folder)
     return manifest

@@ -52,6 +52,7 @@ class _Rejects:
 
     path: Path
     stop: bool
+    kept: Path  # where they are after a run that failed
     count: int = 0
     first: str = ""
 
@@ -66,7 +67,7 @@ class _Rejects:
 
     def words(self) -> str:
         """What to add to an error that nothing is left; empty where nothing was rejected."""
-        return f": {self.count:,} records were rejected, the first: {self.first}" if self.count else ""
+        return f": {self.count:,} records were rejected (see {self.kept}), the first: {self.first}" if self.count else ""
 
 
 def bundled_folder(source: str) -> Path:
@@ -91,6 +92,8 @@ def source_files(config: DataConfig) -> dict[str, list[Path]]:
 
 def _hash_file(path: Path) -> str:
     """Of a file's bytes, or of all the files of a folder."""
+    if not path.is_dir() and not path.is_file():
+        raise ConfigError(f"{path} is no file")
     digest = hashlib.sha256()
     for part in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         with open(part, "rb") as file:
@@ -174,7 +177,7 @@ def _keep_rejects(rejects: Path, beside: Path) -> None:
 
 
 def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, report: Report) -> dict[str, Any]:
-    rejects = _Rejects(folder / REJECTS, stop=config.on_error == "stop")
+    rejects = _Rejects(folder / REJECTS, config.on_error == "stop", folder.parent / f"{config.name}.{REJECTS}")
     changes: dict[str, Counter[str]] = {}
     staged = {}
     for split in _splits(config, files):
@@ -186,7 +189,7 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         if not episodes:
             names = ", ".join(map(str, files.get(split, ()))) or "its source"
             raise DataError(f"the {split} split holds no episode, nothing could be read from {names}{rejects.words()}")
-    _hold_out(config, staged, changes)
+    _hold_out(config, staged, changes, rejects)
     train = staged.get("train") or next(iter(staged.values()))
     tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, report)
     tokenizer.save(folder)
@@ -261,6 +264,8 @@ def _read(
                     yield cleaned
         except DataError as error:  # of the file as a whole, or of all that follows in it
             rejects(error.at(group), None)
+        except RecursionError:
+            rejects(DataError("nested too deeply", group), None)
 
 
 def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
@@ -277,7 +282,9 @@ def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
     return replace(episode, examples=kept) if kept else None
 
 
-def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]]) -> None:
+def _hold_out(
+    config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]], rejects: _Rejects
+) -> None:
     """Takes a share of the training episodes for splits that have no file of their own."""
     shares = {split: share for split, share in config.hold_out.items() if share}
     if not shares:
@@ -294,7 +301,7 @@ def _hold_out(config: DataConfig, staged: dict[str, list[Episode]], changes: dic
     random.Random(config.seed).shuffle(names)
     if len(names) <= len(shares):
         raise ConfigError(
-            f"data.hold_out needs more than {len(shares)} documents, found {len(names)}: name files for valid and test"
+            f"data.hold_out needs more than {len(shares)} documents, found {len(names)}: name files for valid and test{rejects.words()}"
         )
     total = len(staged["train"])
     for split, share in shares.items():

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.run import Exported, Source, compare, need, without_places
@@ -93,7 +93,7 @@ def write_onnx(source: Source, folder: Path) -> Exported:
     _write(decoder, fed, shapes, folder / "decoder.onnx", names, ["logits"])
     tables = {"null": model.null, "kind": model.kind.weight, "time": model.time.weight, "age_bias": model.retriever.age_bias}
     numbers = {"beta": model.retriever.beta, "scale": model.retriever.scale}
-    save_file({k: v.detach().clone() for k, v in (tables | numbers).items()}, folder / "memory.safetensors")
+    write_tensors({k: v.detach().clone() for k, v in (tables | numbers).items()}, folder / "memory.safetensors")
     (folder / "config.json").write_text(json.dumps({"model": to_dict(without_places(source.config).model)}, indent=1))
     source.tokenizer.save(folder)
     made = Exported(folder, _check(runtime, source, folder, (inputs, wanted), fed))

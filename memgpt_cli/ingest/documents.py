@@ -31,7 +31,7 @@ BLOCK = 1 << 20
 """Characters of a text that are in memory at a time; a chunk never spans two blocks."""
 MARKUP_BYTES = 32 << 20
 """Of a file that a parser reads whole, at most."""
-PARSE_S = 10
+PARSE_S = 6
 """How long a parser may take for an HTML file, or for a page of a PDF: hostile ones never end."""
 PAGE_S = 0.2
 """And on the average of a PDF's pages."""

@@ -24,7 +24,9 @@ MAX_LINE_BYTES = 8 << 20
 """A longer line is a damaged file, or no file of lines."""
 MAX_FILE_BYTES = 1 << 30
 """Of a text that has to be read whole."""
-UNPACKED_RATIO, UNPACKED_BYTES = 200, 64 << 20
+MAX_JSON_BYTES = 256 << 20
+"""Of a JSON text that is one value: as objects it takes many times its size. JSON Lines and lists have no such limit."""
+UNPACKED_RATIO, UNPACKED_BYTES = 200, 16 << 20
 """A packed file may unfold to so many times its size, and so many bytes more: texts shrink to a tenth, bombs to a thousandth."""
 STDIN = Path("standard input")
 
@@ -104,12 +106,15 @@ def open_text(path: Path) -> io.TextIOWrapper:
         raw.close()
         raise
     newline = "\r" if b"\r" in start and b"\n" not in start and encoding != "utf-16" else "\n"  # as Macs wrote long ago
-    return io.TextIOWrapper(raw, encoding, errors="replace" if encoding == "utf-16" else "surrogateescape", newline=newline)
+    return io.TextIOWrapper(raw, encoding, errors="memgpt-mark" if encoding == "utf-16" else "surrogateescape", newline=newline)
+
+
+codecs.register_error("memgpt-mark", lambda error: ("\udcff", getattr(error, "end", 0)))  # as surrogateescape, for UTF-16
 
 
 def check_text(line: str, encoding: str = "utf-8") -> str:
     """The line itself; raises DataError where it holds bytes that were no text."""
-    if encoding == "utf-16" and "\N{REPLACEMENT CHARACTER}" in line:
+    if encoding == "utf-16" and "\udcff" in line:
         raise DataError("invalid UTF-8, and invalid UTF-16, which the file begins as")
     if not line.isascii():
         try:
@@ -247,15 +252,15 @@ def read_json_records(path: Path, reject: Reject) -> Iterator[tuple[int, dict[st
 
 def _json_values(path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
     try:
-        with open_text(path) as text:
-            start = text.read(1 << 16)
+        first, lines = _beginning(path)
     except DataError as error:
         reject(error.at(path, 1), None)
         return
-    first = start.lstrip()[:1]
-    if first == "[" or (first == "{" and plain_suffix(path) == ".json" and not _are_lines(start)):
+    if first == "[" or (first == "{" and plain_suffix(path) == ".json" and not lines):
         try:
             whole = read_text(path)
+            if first == "{" and len(whole) > MAX_JSON_BYTES:
+                raise DataError(f"one JSON value of more than {MAX_JSON_BYTES:,} characters: make it JSON Lines")
         except DataError as error:
             reject(error.at(path), None)
             return
@@ -269,16 +274,23 @@ def _json_values(path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
                 reject(error.at(path, number), line[:1000])
 
 
-def _are_lines(start: str) -> bool:
-    """Whether a text that begins with an object goes on with others, a line each."""
-    lines = [line for line in start.split("\n")[:8] if line.strip()]
-    for line in lines if len(lines) > 1 else ():
-        try:
-            if isinstance(json.loads(line), dict):
-                return True
-        except (ValueError, RecursionError):
-            continue
-    return False
+def _beginning(path: Path) -> tuple[str, bool]:
+    """The first character, and whether an object there is followed by others, a line each."""
+    first, objects, lines = "", 0, 0
+    with open_text(path) as text:
+        for line in (text.readline(MAX_LINE_BYTES) for _ in range(8)):
+            if not line.strip():
+                continue
+            first, lines = first or line.strip()[:1], lines + 1
+            if first == "[":
+                break
+            try:
+                objects += isinstance(json.loads(line), dict)
+            except (ValueError, RecursionError):
+                continue
+            if objects and lines > 1:
+                break
+    return first, bool(objects) and lines > 1
 
 
 def _json_whole(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
@@ -288,41 +300,81 @@ def _json_whole(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, An
         reject(error.at(path), None)
 
 
+_BROKEN = 20_000
+"""Broken records of one list, at most."""
+_PIECE, _WHOLE = 1 << 16, 50
+"""Python counts the lines before an error, so a record is read from a piece of the text; from all of it only so often."""
+_KEY = re.compile(r'\{\s*"[^"\\\n]{0,80}"\s*:')
+
+
+class _List:
+    """The values of a JSON list. After a broken one the reading goes on where the next one begins as the others do."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.decoder = text, _Decoder()
+        self.broken = self.whole = 0
+        self.start = ""  # how the first object begins: the others do as well
+
+    def after(self, position: int) -> int:
+        return _SPACE.match(self.text, position).end()  # type: ignore[union-attr]
+
+    def next_start(self, begin: int) -> int:
+        """Where the next object begins, or -1."""
+        key = _KEY.match(self.text, begin)
+        self.start = self.start or (key.group() if key else "")
+        return self.text.find(self.start, begin + 1) if self.start and self.broken < _BROKEN else -1
+
+    def value(self, begin: int, following: int) -> tuple[Any, int]:
+        """The value at `begin`, and the place of the comma or bracket after it; raises ValueError or RecursionError."""
+        ends = [following] if 0 < following - begin < _PIECE else []
+        for end in (*ends, begin + _PIECE, len(self.text)):
+            last = end >= len(self.text)
+            if end > begin + _PIECE:
+                self.whole += bool(self.broken)
+                if self.whole > _WHOLE:
+                    break
+            piece = self.text[begin:end]
+            try:
+                found, size = self.decoder.read(piece)
+                place = self.after(begin + size)
+                if self.text[place : place + 1] in (",", "]"):
+                    return found, place
+                problem: Exception = json.JSONDecodeError("Expecting ',' or ']'", piece, size)
+            except json.JSONDecodeError as error:
+                problem = error
+            cut_off = problem.pos >= len(piece) - 1 or problem.msg.startswith("Unterminated")  # type: ignore[attr-defined]
+            if not cut_off or last:
+                break
+        raise problem
+
+
 def _json_list(text: str, path: Path, reject: Reject) -> Iterator[tuple[int, Any]]:
-    """The list's values. After a broken one the reading goes on at the next line that begins as it did: an object, as far in."""
-    decoder = _Decoder()
-    place, line, counted = text.index("[") + 1, 1, 0
+    reader = _List(text)
+    line, counted = 1, 0
 
     def at(position: int) -> int:
         nonlocal line, counted
         line, counted = line + text.count("\n", counted, position), position
         return line
 
-    def after(position: int) -> int:
-        return _SPACE.match(text, position).end()  # type: ignore[union-attr]
-
-    place = after(place)
+    place = reader.after(text.index("[") + 1)
     while place < len(text) and text[place] != "]":
-        begin, number = place, at(place)
+        begin, number, following = place, at(place), reader.next_start(place)
         try:
-            value, place = decoder.read(text, begin)
-            end = after(place)
-            if text[end : end + 1] not in (",", "]"):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, end)
+            value, end = reader.value(begin, following)
         except (ValueError, RecursionError) as error:
-            reject(DataError(_broken(error).reason, path, number), text[begin : begin + 1000])
-            indent = text[text.rfind("\n", 0, begin) + 1 : begin]
-            same = re.escape(indent) if not indent.strip(" \t") else r"[ \t]*"
-            following = re.compile(rf"\n{same}(?=\{{)").search(text, begin)
-            if following is None:
+            reader.broken += 1
+            lost = f"; what follows it, {len(text) - begin:,} characters, could not be read" if following < 0 else ""
+            reject(DataError(_broken(error).reason + lost, path, number), text[begin : begin + 1000])
+            if following < 0:
                 return
-            place = following.end()
+            place = following
             continue
-        if decoder.problem:
-            reject(DataError(f"broken JSON: {decoder.problem}", path, number), text[begin : begin + 1000])
+        if reader.decoder.problem:
+            reject(DataError(f"broken JSON: {reader.decoder.problem}", path, number), text[begin : begin + 1000])
         else:
             yield number, value
-        place = after(end + 1) if text[end] == "," else end
+        place = reader.after(end + 1) if text[end] == "," else end
     if place >= len(text):
         reject(DataError("the JSON list is not closed: the file is cut off", path, at(len(text))), None)
 

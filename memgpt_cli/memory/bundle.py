@@ -17,7 +17,7 @@ from memgpt_cli.errors import DataError, StoreError
 from memgpt_cli.files import Kind, new_folder
 from memgpt_cli.ingest.text import read_json_records
 from memgpt_cli.memory.protocol import Store
-from memgpt_cli.memory.records import Row, Written, as_json, check_row
+from memgpt_cli.memory.records import Limits, Row, Written, as_json, check_row
 
 FORMAT = 1
 MANIFEST, ENTRIES = "manifest.json", "entries.jsonl"
@@ -92,7 +92,10 @@ def load(store: Store, namespace: str, folder: Path, report: Report = lambda sta
         report("checking", len(rows))
     ids: list[int] = []
     new = forgotten = 0
-    for rows in _pages(folder / ENTRIES, keys):
+    pages = _pages(folder / ENTRIES, keys)
+    if store.limits(namespace) != Limits():  # what is refused is refused whole
+        pages = iter([[row for page in pages for row in page]])
+    for rows in pages:
         written = store.restore(namespace, rows)
         ids, new, forgotten = ids + written.ids, new + written.new, forgotten + written.forgotten
         report("entries", len(ids))

@@ -92,7 +92,7 @@ class Database:
             raise StoreError(f"no memory store at {path}: `memgpt memory add` or `import` makes one, --store names another")
         with self.errors("cannot be opened as a memory store"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.stat().st_size:
+            if path.exists() and (path.stat().st_size or not path.is_file()):
                 self._look()
                 self.connection: Connection = self._connect()
                 return
@@ -100,8 +100,14 @@ class Database:
             turn = os.open(path.parent, os.O_RDONLY)
             try:
                 fcntl.flock(turn, fcntl.LOCK_EX)
+                fresh = not path.exists()
                 path.touch(mode=0o600)
-                self.connection = self._connect()
+                try:
+                    self.connection = self._connect()
+                except BaseException:
+                    if fresh and path.stat().st_size == 0:
+                        path.unlink()
+                    raise
             finally:
                 os.close(turn)
 

@@ -90,7 +90,7 @@ def _foreign(db: Connection, schema: str) -> Iterator[str]:
     for kind, name in theirs.keys() - ours.keys():
         yield f"a {kind} '{name}' that memgpt did not make: it may hold or keep texts (DROP {kind.upper()} removes it)"
     yield from (f"the {kind} '{name}' is missing" for kind, name in ours.keys() - theirs.keys())
-    yield from (f"the {kind} '{name}' has other columns than memgpt gave it" for kind, name in ours.keys() & theirs.keys()
+    yield from (f"the {kind} '{name}' is not as memgpt made it" for kind, name in ours.keys() & theirs.keys()
                 if ours[kind, name] != theirs[kind, name])  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def _objects(db: Connection) -> list[tuple[str, str]]:
 
 def _columns(db: Connection, row: tuple[str, str]) -> set[str]:
     if row[0] != "table":
-        return set()
+        return {str(db.execute("SELECT sql FROM sqlite_master WHERE type=? AND name=?", row).get)}
     return {name for (name,) in db.execute("SELECT name FROM pragma_table_xinfo(?)", (row[1],)).fetchall()}
 
 

@@ -156,6 +156,10 @@ class Server:
             raise StoreError(f"{self.url} {what}: others have kept it locked for 60 s") from error
         except (self._pg.errors.DiskFull, self._pg.errors.OutOfMemory) as error:
             raise StoreError(f"{self.url} {what}: the server is full. What was stored before is intact") from error
+        except self._pg.ProgrammingError as error:
+            if not getattr(self, "_db", None):  # libpq repeats the address, password and all
+                raise StoreError(f"{self.url} {what}: the address is no PostgreSQL URL") from error
+            raise StoreError(f"{self.url} {what}: {str(error).splitlines()[0]}") from error
         except self._pg.Error as error:
             raise StoreError(
                 f"{self.url} {what}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"

@@ -117,9 +117,9 @@ def _moment(name: str, value: str) -> str:
     """A date or time as entries carry it, so that the two compare as text: UTC where it says no zone."""
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError):
         raise UsageError(f"{name}={value} is no date: expected 2026-01-31 or 2026-01-31T12:00:00") from None
-    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -444,7 +444,7 @@ def victims(
             else f"{size:,} bytes of text of at most {limits.max_bytes:,}"
         )
         raise StoreError(
-            f"'{namespace}' would hold {what}: nothing was kept. Forget something, or raise the limit (memgpt memory limit)"
+            f"'{namespace}' would hold {what}: nothing was kept of this call. Forget something, or raise the limit (memgpt memory limit)"
         )
     return gone
 

@@ -13,7 +13,7 @@ import apsw
 import numpy as np
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.files import beside, remove_dead
+from memgpt_cli.files import beside, remove_dead, told_of
 from memgpt_cli.memory import entries, inspection, keys, mapped, records, words
 from memgpt_cli.memory.database import FORMAT, Connection, Database
 from memgpt_cli.memory.keys import Keys
@@ -395,9 +395,10 @@ class SqliteStore(Store):
         with self._db.errors(f"could not be copied to {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                partial.touch(mode=0o600)  # as empty as VACUUM INTO wants it
-                self._db.connection.execute("VACUUM INTO ?", (str(partial),))
-                os.rename(partial, path)
+                with told_of(partial, path):
+                    partial.touch(mode=0o600)  # as empty as VACUUM INTO wants it
+                    self._db.connection.execute("VACUUM INTO ?", (str(partial),))
+                    os.rename(partial, path)
             finally:
                 partial.unlink(missing_ok=True)
 

@@ -77,8 +77,11 @@ class LosslessTokenizer(Tokenizer):
         file = path / MODEL_FILE if path.is_dir() else path
         if not file.is_file():
             raise CheckpointError(f"no tokenizer at {file}")
+        model = file.read_bytes()
+        if not model:  # the library writes a line of its own about it
+            raise CheckpointError(f"{file} is not a SentencePiece model: it is empty")
         try:
-            return LosslessTokenizer(file.read_bytes())
+            return LosslessTokenizer(model)
         except RuntimeError as error:
             raise CheckpointError(f"{file} is not a SentencePiece model, or a damaged one") from error
 

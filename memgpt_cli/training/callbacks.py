@@ -1,6 +1,7 @@
 """Callbacks: checkpoints that survive anything, a history with a plotted curve, and a progress bar."""
 
 import json
+import math
 import re
 import signal
 import sys
@@ -17,8 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from memgpt_cli.checkpoint import load_tree, save_tree
 from memgpt_cli.checkpoint.runs import CHECKPOINTS, CURVE, HISTORY, STATE
+from memgpt_cli.errors import TrainingStopped
 from memgpt_cli.files import remove_folder, write_text, writing
 from memgpt_cli.training.module import MemoryModule
+
+
+def _number(value: Any, otherwise: float | None) -> float | None:
+    return otherwise if value is None else float(value)
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -53,7 +59,7 @@ class KeepCheckpoints(L.Callback):
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.waited = _number(state["best"], None), int(state["waited"])
 
     def _place(self, step: int) -> Path:
         return self.run / CHECKPOINTS / f"step-{step:08d}"
@@ -75,6 +81,11 @@ class KeepCheckpoints(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         """Judges the model, then saves: a resumed run knows its best score and its patience."""
         loss = float(trainer.callback_metrics["val/loss"])
+        if not math.isfinite(loss):
+            raise TrainingStopped(
+                f"the validation loss at step {trainer.global_step} is {loss}: the training has diverged, nothing of it is kept since "
+                "the last good validation. Lower optim.lr, or raise optim.warmup_steps, and train anew (--fresh)"
+            )
         if self.best is None or loss < self.best:
             self.best, self.waited = loss, 0
             if trainer.is_global_zero:
@@ -123,10 +134,14 @@ class History(L.Callback):
 
 def read_history(run: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in (run / HISTORY).read_text().splitlines():
+    file = run / HISTORY
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # the line a killed run was writing
+            row = json.loads(line)
+            sound = isinstance(row, dict) and type(row.get("step")) is int
+            if sound and all(isinstance(value, int | float) and abs(value) < 1e300 for value in row.values()):
+                rows.append(row)
+        except (ValueError, RecursionError, OverflowError):  # the line a killed run was writing, or what somebody made of it
             continue
     return rows
 
@@ -142,7 +157,7 @@ def draw_curve(run: Path) -> Path | None:
 
     rows = read_history(run)
     train = [(r["step"], r["loss"]) for r in rows if "loss" in r]
-    valid = [(r["step"], r["val/loss"], r["val/exact"]) for r in rows if "val/loss" in r]
+    valid = [(r["step"], r["val/loss"], r["val/exact"]) for r in rows if "val/loss" in r and "val/exact" in r]
     if not train:
         return None
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120)
@@ -170,8 +185,8 @@ def draw_curve(run: Path) -> Path | None:
 class ShowProgress(L.Callback):
     """A bar on a terminal; off it, a plain line now and then."""
 
-    def __init__(self, console: Console, every_seconds: float = 15.0) -> None:
-        self.console, self.every = console, every_seconds
+    def __init__(self, console: Console, closed: Callable[[], None] = lambda: None, every_seconds: float = 15.0) -> None:
+        self.console, self.closed, self.every = console, closed, every_seconds
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, module: Any) -> None:
@@ -194,9 +209,7 @@ class ShowProgress(L.Callback):
             self.bar.update(self.task, completed=trainer.global_step, note=note)
         elif trainer.is_global_zero and now - self.said >= self.every:
             left = (now - self.began) / (trainer.global_step - self.first) * (trainer.max_steps - trainer.global_step)
-            self.console.print(
-                f"step {trainer.global_step}/{trainer.max_steps} · {note} · {left / 60:.0f} min left", highlight=False
-            )
+            self._say(f"step {trainer.global_step}/{trainer.max_steps} · {note} · {left / 60:.0f} min left")
             self.said = now
 
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -204,15 +217,22 @@ class ShowProgress(L.Callback):
             return
         loss, exact = (float(trainer.callback_metrics[k]) for k in ("val/loss", "val/exact"))
         self.valid = f" · valid {loss:.4f}, {100 * exact:.1f} % exact"
-        self.console.print(
-            f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %", highlight=False
-        )
+        self._say(f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %")
+
+    def _say(self, text: str) -> None:
+        try:
+            self.console.print(text, highlight=False)
+        except OSError:
+            self.closed()
 
     def teardown(self, trainer: L.Trainer, module: Any, stage: str) -> None:
         if self.bar:
             self.bar.stop()
             self.bar = None
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            self.closed()
 
 
 class StopAfter(L.Callback):
@@ -225,7 +245,7 @@ class StopAfter(L.Callback):
         return {"spent": self.spent + time.monotonic() - self.began}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.spent = state["spent"]
+        self.spent = float(state["spent"])
 
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
         self.began = time.monotonic()
@@ -243,7 +263,7 @@ class Interrupted(Exception):
 
 
 class StopGently(L.Callback):
-    """Ctrl-C and SIGTERM end training after the current step, saved as it is: nothing is validated, so that the resumed
+    """Ctrl-C, SIGTERM and a closed terminal end training after the current step, saved as it is: nothing is validated, so that the resumed
     run is the run that was not interrupted. A second one ends it at once. To be the last callback.
     """
 
@@ -251,8 +271,12 @@ class StopGently(L.Callback):
         self.keep, self.caught = keep, 0
         self._before: dict[int, Any] = {}
 
+    def closed(self) -> None:
+        """The output cannot be written any more: whoever read it has gone."""
+        self.caught = self.caught or signal.SIGPIPE
+
     def on_fit_start(self, trainer: L.Trainer, module: Any) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             try:
                 self._before[number] = signal.signal(number, self._catch)
             except ValueError:  # not the main thread: signals are not ours

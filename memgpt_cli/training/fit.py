@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from memgpt_cli import hub
-from memgpt_cli.checkpoint import load_pretrained, save_model
-from memgpt_cli.checkpoint.runs import ADAPTER, CHECKPOINTS, MODEL, PEFT, RUN
+from memgpt_cli.checkpoint import load_pretrained, load_tree, save_model
+from memgpt_cli.checkpoint.runs import ADAPTER, CHECKPOINTS, HISTORY, MODEL, PEFT, RUN
+from memgpt_cli.checkpoint.weights import mismatches
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.batching import TrainStream, collate, evaluation_plan
 from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
-from memgpt_cli.errors import BusyError, TrainingStopped, UsageError
+from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, UsageError
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.schema import ModelConfig
@@ -148,6 +150,9 @@ def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> P
     """
     settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key}
     file, advice = run / SETTINGS, "add run=NAME for another run"
+    for name in (SETTINGS, HISTORY):
+        if (run / name).exists() and not (run / name).is_file():
+            raise UsageError(f"{run / name} is no file: {advice}")
     if not is_first_process():
         return next(iter(checkpoint_folders(run)), None)
     settle(run)
@@ -229,8 +234,16 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
             f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
         )
         return {}
+    if resumed:
+        check_state(resumed, module)
     try:
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        if resumed and trainer.global_step <= int(resumed.name[5:]):  # nothing has been trained yet: the checkpoint's own fault
+            raise CheckpointError(
+                f"{resumed} cannot be resumed from ({type(error).__name__}): move it away, and the one before it serves"
+            ) from error
+        raise
     except Interrupted as error:
         stopped = TrainingStopped(f"stopped at step {error.step}, saved in {run}: the same command goes on from there")
         stopped.exit_code = 128 + error.signal
@@ -242,6 +255,22 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
     if not (run / "model").is_dir() and trainer.is_global_zero:
         save_best(module, {"step": trainer.global_step})
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def check_state(folder: Path, module: MemoryModule) -> None:
+    """Raises CheckpointError where a checkpoint is not one of this training: damaged, tampered with, or diverged."""
+    tree = load_tree(folder)
+    wrong = "is damaged, or of another training: move it away, and the one before it serves"
+    kinds = {"state_dict": dict, "optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict}
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(name), kind) for name, kind in kinds.items()):
+        raise CheckpointError(f"{folder} {wrong}")
+    weights = {name: value for name, value in tree["state_dict"].items() if isinstance(value, torch.Tensor)}
+    if problems := mismatches(module.state_dict(), weights):
+        raise CheckpointError(f"{folder} {wrong} ({problems})")
+    if broken := [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]:
+        raise CheckpointError(f"{folder} holds what is no number in {broken[0]}: the training has diverged; move it away")
+    if tree.get("global_step") != int(folder.name[5:]):
+        raise CheckpointError(f"{folder} is of step {tree.get('global_step')}: it has been renamed")
 
 
 def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpoints, stop: StopGently) -> L.Trainer:
@@ -258,7 +287,13 @@ def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpo
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=TensorBoardLogger(str(run), name="", version="logs"),
-        callbacks=[StopAfter(settings.max_minutes), History(run, settings.log_every), ShowProgress(console), keep, stop],
+        callbacks=[
+            StopAfter(settings.max_minutes),
+            History(run, settings.log_every),
+            ShowProgress(console, stop.closed),
+            keep,
+            stop,
+        ],
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -269,6 +304,11 @@ def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpo
 
 
 def _quiet() -> None:
+    def of_a_thread(error: threading.ExceptHookArgs) -> None:
+        if not issubclass(error.exc_type, OSError):  # TensorBoard's writer on a full disk: the next checkpoint says it
+            threading.__excepthook__(error)
+
+    threading.excepthook = of_a_thread
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

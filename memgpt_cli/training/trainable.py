@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from memgpt_cli.checkpoint.families import weight_names
 from memgpt_cli.checkpoint.runs import ENTRY_KEY, PEFT
+from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import OptimConfig
 from memgpt_cli.errors import UsageError
 from memgpt_cli.files import new_folder
@@ -76,7 +76,7 @@ def save_adapter(model: MemoryTransformer, optim: OptimConfig, folder: Path) -> 
             side = part.split(".")[0]
             tensors[f"base_model.model.{theirs[module]}.lora_{side}.weight"] = weight.detach().cpu().contiguous()
     with new_folder(folder, PEFT) as partial:
-        save_file(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_tensors(tensors, partial / "adapter_model.safetensors", metadata={"format": "pt"})
         (partial / "adapter_config.json").write_text(json.dumps(_adapter_config(model.config, optim), indent=1))
 
 

@@ -36,13 +36,16 @@ def read_squad(path: Path, options: PassageOptions, where: Where) -> Iterator[Ep
     if not isinstance(articles, list):
         raise DataError("expected an object with a list 'data'", path)
 
-    def groups() -> Iterator[list[Any]]:
+    def groups() -> Iterator[tuple[int, list[Any]]]:
+        count = 0
         for number, article in enumerate(articles, 1):
             paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
             if not isinstance(paragraphs, list):
                 where.reject(DataError("expected an article with a list 'paragraphs'", path, number), article)
             else:
-                yield from [[p] for p in paragraphs] if options.per == "passage" else [paragraphs]
+                for group in [[p] for p in paragraphs] if options.per == "passage" else [paragraphs] if paragraphs else []:
+                    count += 1
+                    yield (count if options.per == "passage" else number), group
 
     def make(number: int, group: list[Any]) -> Episode:
         bad: list[tuple[DataError, Any]] = []
@@ -51,7 +54,9 @@ def read_squad(path: Path, options: PassageOptions, where: Where) -> Iterator[Ep
             where.reject(problem.at(path, number), question)
         return episode
 
-    yield from where.each(enumerate((group for group in groups() if group), 1), path, make)
+    for episode in where.each(groups(), path, make):
+        if episode.examples:  # else each of its questions has been rejected already
+            yield episode
 
 
 def _passages(
