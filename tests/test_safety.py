@@ -611,3 +611,102 @@ def test_eval_of_a_file_with_bad_records_says_how_many(terminal, run):
 def test_filters_are_conditions(store):
     with pytest.raises(Exception, match="is no condition"):
         Filter.parse(["evil"])
+
+
+# what two reviews broke
+
+
+def test_a_training_that_diverges_stops_and_keeps_the_last_good_model(tiny_config, facts_data, tmp_path):
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from memgpt_cli.errors import TrainingStopped
+    from memgpt_cli.training.fit import train
+
+    optim = replace(tiny_config.optim, lr=1000.0, warmup_steps=0, clip=0.0)
+    config = replace(tiny_config, optim=optim, trainer=replace(tiny_config.trainer, max_steps=60))
+    with pytest.raises(TrainingStopped, match="has diverged"):
+        train(config, facts_data[0], tmp_path / "run", Console(quiet=True))
+    if (tmp_path / "run" / "model").exists():
+        load_model(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda tree: {}, lambda tree: tree | {"state_dict": None}, lambda tree: tree | {"state_dict": {}}, lambda tree: tree | {"callbacks": 5},
+     lambda tree: tree | {"global_step": 99}, lambda tree: tree | {"optimizer_states": [{}]}, lambda tree: {k: v for k, v in tree.items() if k != "loops"},
+     lambda tree: tree | {"state_dict": {k: v * float("nan") if v.is_floating_point() else v for k, v in tree["state_dict"].items()}}],
+)  # fmt: skip
+def test_a_tampered_checkpoint_is_named(small_run, facts_data, tmp_path, tiny_config, change):
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from memgpt_cli.checkpoint import load_tree, save_tree
+    from memgpt_cli.training.callbacks import checkpoint_folders
+    from memgpt_cli.training.fit import train
+
+    run = tmp_path / "small"
+    shutil.copytree(small_run, run)
+    newest = checkpoint_folders(run)[0]
+    tree = load_tree(newest)
+    shutil.rmtree(newest)
+    save_tree(newest, change(tree))
+    (run / "history.jsonl").write_text(
+        '5\n{"loss": 1}\n{"step": "x"}\n' + '{"step": 1, "loss": ' + "9" * 400 + "}\n" + "[" * 100_000 + "\n"
+    )
+    trainer = replace(tiny_config.trainer, max_steps=12, log_every=25)
+    with pytest.raises(CheckpointError, match=r"step-00000006"):
+        train(replace(tiny_config, trainer=trainer), facts_data[0], run, Console(quiet=True))
+    shutil.rmtree(newest)
+    train(replace(tiny_config, trainer=trainer), facts_data[0], run, Console(quiet=True))  # the one before it serves
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+@pytest.mark.parametrize("command", ["memory list", "memory add -", "--version", "chat --run nothing", "generate"])
+def test_closed_streams_end_in_words_or_in_silence(terminal, closed, command):
+    program = f"{sys.executable} -m memgpt_cli {command} {closed}"
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, env={**os.environ, "MEMGPT_HOME": str(terminal.folder / "home")},
+                          stdin=subprocess.DEVNULL if closed != "<&-" else None, timeout=120)  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "a fault of" not in done.stdout + done.stderr
+    assert "memgpt: " not in done.stdout
+
+
+def test_a_file_of_the_run_or_of_the_store_is_never_written_over(terminal, run):
+    (terminal.folder / "q.txt").write_text("x\n")
+    for output in ("runs/small/config.json", "runs/small/history.jsonl", "runs/small/model/tokenizer.model"):
+        assert terminal("generate", "-i", "q.txt", "-o", output).code == 2
+    text = "".join(
+        f"/save {name}\n" for name in ("home/memory.sqlite-wal", "runs/small/model/tokenizer.model", "~nobody0/x", "a\0b")
+    )
+    said = terminal("chat", "--namespace", "n", text="hello\n" + text + "/remember kept\n/quit\n")
+    assert said.code == 0
+    assert said.out.count("is being read") == 2
+    assert "kept" in terminal("memory", "list", "--namespace", "n").out
+
+
+def test_an_import_that_had_to_stop_says_what_it_kept(terminal):
+    (terminal.folder / "a.jsonl").write_text("".join(json.dumps({"text": f"note {n}"}) + "\n" for n in range(5000)))
+    terminal("memory", "limit", "--max-entries", "3000", "--namespace", "n")
+    said = terminal("memory", "import", "a.jsonl", "--namespace", "n")
+    assert said.code == 1
+    assert "2,000 entries from 1 files" in said.out
+    assert "stopped after 2,000 new entries, which are kept: 'n' would hold 4,000 entries of at most 3,000" in said.err
+
+
+def test_what_was_tampered_with_is_not_made_sound_by_adding_it_again(terminal):
+    where = ("--store", "m.sqlite")
+    terminal("memory", "add", "xyzzy", *where, "--namespace", "n")
+    tampering(terminal.folder / "m.sqlite", "UPDATE entries SET created='2020-01-01T00:00:00+00:00'")
+    (terminal.folder / "a.jsonl").write_text('{"text": "xyzzy"}\n')
+    terminal("memory", "import", "a.jsonl", *where, "--namespace", "n")
+    assert "entry 1: its meta, provenance, dates" in terminal("memory", "verify", *where).out
+
+
+def test_a_link_in_a_run_leads_nowhere(run, terminal):
+    (terminal.folder / "secret.txt").write_text("1 x R_a\tmysecret\n")
+    (run / "model" / "kb.txt").symlink_to(terminal.folder / "secret.txt")
+    change(run, data__chat__knowledge="kb.txt")
+    assert load_model(run / "model")[2].data.chat.knowledge == ""
