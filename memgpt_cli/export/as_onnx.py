@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import to_dict
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.export.run import Exported, Source, compare, need, without_places
+from memgpt_cli.export.run import Exported, Source, compare, need
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.model.attention import MASKED, causal_bias
 from memgpt_cli.tokenizer import LosslessTokenizer
@@ -94,7 +94,7 @@ def write_onnx(source: Source, folder: Path) -> Exported:
     tables = {"null": model.null, "kind": model.kind.weight, "time": model.time.weight, "age_bias": model.retriever.age_bias}
     numbers = {"beta": model.retriever.beta, "scale": model.retriever.scale}
     write_tensors({k: v.detach().clone() for k, v in (tables | numbers).items()}, folder / "memory.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model": to_dict(without_places(source.config).model)}, indent=1))
+    (folder / "config.json").write_text(json.dumps({"model": to_dict(source.config.model)}, indent=1))
     source.tokenizer.save(folder)
     made = Exported(folder, _check(runtime, source, folder, (inputs, wanted), fed))
     if isinstance(source.tokenizer, LosslessTokenizer):

@@ -7,7 +7,7 @@ import torch
 from memgpt_cli.checkpoint import load_model, save_model
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.card import USE_RUN, model_card
-from memgpt_cli.export.run import Exported, Source, compare, without_places
+from memgpt_cli.export.run import Exported, Source, compare
 
 
 def write_safetensors(source: Source, folder: Path) -> Exported:
@@ -15,7 +15,7 @@ def write_safetensors(source: Source, folder: Path) -> Exported:
     inner = folder / "model"
     weights = source.model.state_dict()
     kept = {k: v for k, v in source.notes.items() if k != "data"}  # a path of the machine it was trained on
-    save_model(inner, weights, source.tokenizer, without_places(source.config), kept)
+    save_model(inner, weights, source.tokenizer, source.config, kept)
     (folder / "README.md").write_text(model_card(source, USE_RUN), encoding="utf-8")
     again, tokenizer, _ = load_model(inner)
     if any(not torch.equal(again.state_dict()[k], v) for k, v in weights.items()):

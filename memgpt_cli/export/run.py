@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from memgpt_cli.config import Config
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.errors import CheckpointError, UsageError, did_you_mean
 from memgpt_cli.files import Kind, check_own, new_folder
-from memgpt_cli.hub import without_place
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import EOS, Tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
@@ -41,7 +40,7 @@ class Source:
     run: Path
     model: MemoryTransformer
     tokenizer: Tokenizer
-    config: Config
+    config: Config  # without the places of the machine it was trained on: `load_model` leaves them out
     notes: dict[str, Any]
     license: str = ""
 
@@ -131,20 +130,6 @@ def export_run(name: str, root: Path, folder: Path, kind: str, license: str = ""
         (partial / MARK).write_text(json.dumps({"format": kind, "run": run.name, "memgpt": __version__}))
     made.folder = folder
     return made
-
-
-def without_places(config: Config) -> Config:
-    """The configuration without the folders of the machine it was trained on: names stay, their places go."""
-    data, model = config.data, config.model
-    tokenizer = replace(data.tokenizer, path=without_place(data.tokenizer.path))
-    files = {
-        split: [Path(str(f)).name for f in ([given] if isinstance(given, str) else given)]
-        for split, given in data.files.items()
-    }
-    options = {k: Path(v).name if isinstance(v, str) and "/" in v else v for k, v in data.options.items()}
-    data = replace(data, path=without_place(data.path), tokenizer=tokenizer, files=files, options=options)
-    store = replace(config.memory, store="", namespace="")
-    return replace(config, data=data, model=replace(model, init_from=without_place(model.init_from)), memory=store)
 
 
 def need(module: str, extra: str = "export") -> Any:
