@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from memgpt_cli.errors import UsageError
+from memgpt_cli.schema import unfit
 
 NAME_BYTES = 160
 """Of a name, at most: what is unfinished has a longer one, and file systems end at 255."""
@@ -33,7 +34,7 @@ _LITTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".nfs*")  # what file manage
 
 def plain_name(name: str, setting: str) -> str:
     """The name itself; raises UsageError where it could lead out of the folder it is to stand in."""
-    if not _PLAIN.fullmatch(name) or len(name.encode(errors="replace")) > NAME_BYTES or not _encodes(name):
+    if not _PLAIN.fullmatch(name) or len(name.encode(errors="replace")) > NAME_BYTES or unfit(name):
         raise UsageError(
             f"{setting} is {name[:80]!r}, expected a plain name: letters, digits, '.', '_' and '-', not beginning with a dot, "
             f"{NAME_BYTES} bytes at most"
@@ -48,14 +49,6 @@ def slug(text: str) -> str:
         mark = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
         name = name.encode()[: NAME_BYTES // 2].decode(errors="ignore").rstrip("-.") + f"-{mark}"
     return name
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

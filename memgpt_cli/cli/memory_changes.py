@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from memgpt_cli.memory import Store, Stored
 
 
-def _stop(error: Exception, record: object) -> None:
-    raise error
-
-
 @memory.command(epilog='Example: `memgpt memory add "Anna\'s cat is called Tom"`; `cat notes | memgpt memory add -`')
 def add(
     text: Annotated[str, typer.Argument(help="What to remember; - reads a note from every line of standard input.")],
@@ -41,14 +37,14 @@ def add(
     from dataclasses import asdict
 
     from memgpt_cli.errors import UsageError, did_you_mean
-    from memgpt_cli.ingest.text import STDIN, read_lines
+    from memgpt_cli.ingest.text import STDIN, read_lines, stop
     from memgpt_cli.memory import Item
     from memgpt_cli.memory.records import now
     from memgpt_cli.schema import KINDS, entry_from
 
     if kind not in KINDS:
         raise UsageError(f"--kind {kind} is no kind of entry.{did_you_mean(kind, KINDS)}")
-    texts = [line for _, line in read_lines(STDIN, _stop) if line.strip()] if text == "-" else [text]
+    texts = [line for _, line in read_lines(STDIN, stop) if line.strip()] if text == "-" else [text]
     if not texts:
         raise UsageError("nothing to remember: standard input is empty")
     entries = [entry_from(t, kind) for t in texts]
@@ -213,11 +209,11 @@ def edit(
 ) -> None:
     """Change an entry. Its old text is erased; keys are made anew by --run, or by `memgpt memory reindex`."""
     from memgpt_cli.data.sources.dialogue import render_turn
-    from memgpt_cli.ingest.text import STDIN, read_lines
+    from memgpt_cli.ingest.text import STDIN, read_lines, stop
     from memgpt_cli.memory import Item
     from memgpt_cli.schema import Entry, entry_from
 
-    new = "\n".join(line for _, line in read_lines(STDIN, _stop)).strip() if text == "-" else text
+    new = "\n".join(line for _, line in read_lines(STDIN, stop)).strip() if text == "-" else text
     memory_, owner, encoder = open_memory(store, namespace, key_env, run)
     with memory_:
         (old,) = all_found(memory_.get(owner, [id]), [id], owner)

@@ -20,6 +20,12 @@ from memgpt_cli.errors import DataError
 
 Reject = Callable[[DataError, Any], None]
 
+
+def stop(error: DataError, record: Any) -> None:
+    """The `reject` of who can do with nothing less than all of it."""
+    raise error
+
+
 MAX_LINE_BYTES = 8 << 20
 """A longer line is a damaged file, or no file of lines."""
 MAX_FILE_BYTES = 1 << 30

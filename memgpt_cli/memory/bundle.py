@@ -15,7 +15,7 @@ import numpy as np
 
 from memgpt_cli.errors import DataError, StoreError
 from memgpt_cli.files import Kind, new_folder
-from memgpt_cli.ingest.text import read_json_records
+from memgpt_cli.ingest.text import read_json_records, stop
 from memgpt_cli.memory.protocol import Store
 from memgpt_cli.memory.records import Limits, Row, Written, as_json, check_row
 
@@ -131,10 +131,6 @@ def _map(folder: Path, encoder: dict[str, Any], sums: dict[str, str]) -> np.ndar
 
 def _pages(path: Path, keys: dict[str, np.ndarray]) -> Iterator[list[Row]]:
     """Rows, 5,000 at a time, each checked; raises DataError with the line."""
-
-    def stop(error: DataError, record: object) -> None:
-        raise error
-
     page: list[Row] = []
     for number, record in read_json_records(path, stop):
         try:
