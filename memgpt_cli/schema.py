@@ -139,7 +139,7 @@ class ReadConfig:
     top_k: int = 256  # entries read per example; all visible ones where fewer
     sizes: tuple[int, ...] = (0,)  # while training: entries read, taken in turn by step; 0 is top_k
     max_time: int = 512  # entries further back share the last time embedding
-    age_buckets: int = 16
+    age_buckets: int = 16  # of the learned bias for how long ago an entry came
     beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
     score_scale: float = 5.0  # of the cosine between query and key, at the start
     gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
@@ -162,25 +162,25 @@ class ModelConfig:
     init_from: str = ""  # a hub id or a folder in Hugging Face format to start from
     revision: str = ""  # of the hub's repository: a branch, tag or commit; its main branch where empty
     init_parts: str = "all"  # all | encoder (embedding and encoder; the decoder starts from random weights)
-    d_model: int = 128
-    n_heads: int = 4
-    d_kv: int = 32
-    d_ff: int = 256
-    n_encoder_layers: int = 2
-    n_decoder_layers: int = 2
+    d_model: int = 128  # width of the states
+    n_heads: int = 4  # of every attention
+    d_kv: int = 32  # width of a head
+    d_ff: int = 256  # width of the feed-forward layers
+    n_encoder_layers: int = 2  # layers that encode inputs and entries
+    n_decoder_layers: int = 2  # layers that write
     activation: str = "silu"  # silu | gelu | relu
-    gated: bool = True
+    gated: bool = True  # a gate in the feed-forward layers (T5 v1.1)
     position: str = "rope"  # rope | relative (T5's buckets, shared by the layers) | relative_per_layer (umT5)
-    relative_buckets: int = 32
-    relative_max_distance: int = 128
+    relative_buckets: int = 32  # of T5's position bias
+    relative_max_distance: int = 128  # beyond which T5's position bias is one
     encoder_window: int = 0  # how many tokens to each side the encoder sees (LongT5's local attention); 0 sees all
-    norm_eps: float = 1e-6
-    dropout: float = 0.1
-    tie_embeddings: bool = True
+    norm_eps: float = 1e-6  # of the RMSNorm
+    dropout: float = 0.1  # while training
+    tie_embeddings: bool = True  # the output layer is the embedding
     scale_embeddings: bool = True  # multiply what goes in by d_model**0.5 (Transformer); T5 does not
     scale_logits: bool = False  # multiply by d_model**-0.5 before the head (T5 v1.0)
     scale_attention: bool = True  # divide attention logits by d_kv**0.5; T5 does not
-    copy: bool = True
+    copy: bool = True  # a pointer head that copies from input and memory
     memory: ReadConfig = field(default_factory=ReadConfig)
     vocab_size: int = 0  # set from the tokenizer
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from memgpt_cli.config import RenameConfig
 from memgpt_cli.data.augment import Renamer, invent, values_of
-from memgpt_cli.data.batching import TrainStream, parts_of, plan
 from memgpt_cli.data.dataset import EpisodeDataset
+from memgpt_cli.data.plan import parts_of, plan
+from memgpt_cli.data.stream import TrainStream
 from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
-from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer import load_tokenizer
 
 LENGTHS = st.lists(
     st.tuples(
@@ -50,7 +51,7 @@ def test_every_example_comes_exactly_once_in_an_epoch(drawn, budget, seed, world
 
 
 def test_processes_share_an_epoch_without_overlap(facts_data):
-    data, tokenizer = EpisodeDataset(facts_data[0] / "train"), Tokenizer.load(facts_data[0])
+    data, tokenizer = EpisodeDataset(facts_data[0] / "train"), load_tokenizer(facts_data[0])
     whole = TrainStream(data, tokenizer, 600, seed=1, world=2)
     batches = whole.epoch(0)
     shares = [[p for n in range(len(batches) // 2) for p in batches[2 * n + rank]] for rank in (0, 1)]
@@ -60,7 +61,7 @@ def test_processes_share_an_epoch_without_overlap(facts_data):
 
 
 def test_a_stream_started_late_is_the_same_stream(facts_data):
-    data, tokenizer = EpisodeDataset(facts_data[0] / "train"), Tokenizer.load(facts_data[0])
+    data, tokenizer = EpisodeDataset(facts_data[0] / "train"), load_tokenizer(facts_data[0])
     begin, late = iter(TrainStream(data, tokenizer, 300, seed=3)), iter(TrainStream(data, tokenizer, 300, seed=3, start=25))
     expected = [next(begin) for _ in range(30)][25:]
     for batch in expected:

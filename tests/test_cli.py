@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from memgpt_cli.cli import app, load_commands
-from memgpt_cli.cli.inspection import foreign_scripts
-from memgpt_cli.cli.pipeline import _sweep
+from memgpt_cli.cli.doctor import foreign_scripts
 from memgpt_cli.cli.reference import _commands, reference
+from memgpt_cli.cli.train import _sweep
 
 ROOT = Path(__file__).parent.parent
 load_commands()
@@ -86,7 +86,7 @@ def test_chat_is_scriptable_and_remembers(place):
     assert "memory is empty" in other.stdout
 
 
-def test_generate_and_eval_read_a_store_and_reindex_makes_keys_anew(place):
+def test_generate_and_eval_read_a_store_and_reindex_makes_vectors_anew(place):
     facts = [f"resto_{n} | R_city | rome" for n in range(5)] + ["the red house stands by a river"]
     (place / "kb.jsonl").write_text("".join(json.dumps({"text": f, "kind": "fact"}) + "\n" for f in facts))
     where = ("--store", "kb.sqlite", "--namespace", "kb")
@@ -99,11 +99,11 @@ def test_generate_and_eval_read_a_store_and_reindex_makes_keys_anew(place):
         "--namespace",
         "kb",
         "--json",
-        "memory.recall=2",
+        "store.recall=2",
         text="red house\nresto_3\n",
     )
     assert done.returncode == 0, done.stderr
-    assert "6 entries of 'kb' have no key of this model yet" in done.stderr
+    assert "6 entries of 'kb' have no vector of this model yet" in done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [len(r["recalled"]) for r in rows] == [2, 2]
     assert "the red house stands by a river" in rows[0]["recalled"]
@@ -123,7 +123,7 @@ def test_generate_and_eval_read_a_store_and_reindex_makes_keys_anew(place):
     )
     assert done.returncode == 0, done.stderr
     assert {"store", "empty"} <= set(json.loads(done.stdout))
-    assert "no such store" in memgpt(place, "generate", "--memory", "nowhere.sqlite").stderr
+    assert "no memory store at nowhere.sqlite" in memgpt(place, "generate", "--memory", "nowhere.sqlite").stderr
     assert "is empty" in memgpt(place, "generate", "--memory", "kb.sqlite", "--namespace", "other").stderr
     again = json.loads(memgpt(place, "memory", "reindex", "--json", *where).stdout)
     assert (again["added"], again["retired"]) == (0, 0)
@@ -218,6 +218,6 @@ def test_commands_of_the_documents_exist():
                 assert words[0] in known, f"{file.name}: {line}"
                 overrides = [w for w in words[1:] if "=" in w and not w.startswith("-")]
                 if words[0] in ("preprocess", "train", "eval", "generate", "chat") and not any("," in o for o in overrides):
-                    compose(words[0], overrides)
+                    compose(overrides)
                 found += 1
     assert found > 10

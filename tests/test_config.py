@@ -4,30 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from memgpt_cli.cli.inspection import COMMANDS
 from memgpt_cli.config import Config, all_keys, choices, compose, conf_dir, override, to_dict
 from memgpt_cli.data.sources import find_source, make_options
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, UsageError
 from memgpt_cli.schema import ModelConfig
 
-PRESETS = [f"{g}={n}" for g in ("data", "model", "optim", "trainer", "memory", "experiment", "debug") for n in choices(g)]
+PRESETS = [f"{g}={n}" for g in ("data", "model", "optim", "trainer", "store", "experiment", "debug") for n in choices(g)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes(preset):
-    config = compose("train", [preset])
+    config = compose([preset])
     make_options(find_source(config.data.source), config.data.options)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_its_configuration(command):
-    assert isinstance(compose(command, []), Config)
 
 
 def test_every_preset_says_how_it_is_used():
     for file in conf_dir().rglob("*.yaml"):
         lines = file.read_text().splitlines()
-        assert any(line.startswith("# memgpt ") for line in lines[:3]), file
+        assert any("memgpt " in line and line.startswith("# ") for line in lines[:3]), file
 
 
 @pytest.mark.parametrize(
@@ -51,26 +45,26 @@ def test_every_preset_says_how_it_is_used():
 )
 def test_mistakes_are_answered_in_one_line(override_, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        compose("train", [override_])
+        compose([override_])
     assert "\n" not in str(caught.value)
 
 
 def test_every_setting_can_be_overridden():
     keys = all_keys()
     assert {"model.memory.top_k", "data.augment.rename.probability", "trainer.max_minutes"} <= set(keys)
-    assert compose("train", ["model.position=relative"]).model.position == "relative"
-    assert compose("train", ["data.options.turns=5"]).data.options["turns"] == 5
-    assert compose("train", ["optim.lr=2e-4"]).optim.lr == 2e-4
+    assert compose(["model.position=relative"]).model.position == "relative"
+    assert compose(["data.options.turns=5"]).data.options["turns"] == 5
+    assert compose(["optim.lr=2e-4"]).optim.lr == 2e-4
 
 
 def test_a_run_keeps_its_own_settings_under_overrides():
-    base = compose("train", ["experiment=facts", "model.d_model=64"])
-    changed = override(base, "eval", ["eval.split=valid", "generate.beams=2"])
+    base = compose(["experiment=facts", "model.d_model=64"])
+    changed = override(base, ["eval.split=valid", "generate.beams=2"])
     assert changed.model == base.model
     assert changed.data == base.data
     assert (changed.eval.split, changed.generate.beams) == ("valid", 2)
-    assert override(base, "eval", ["data=babi"]).data.name == "babi"
-    assert override(base, "eval", []) is base
+    assert override(base, ["data=babi"]).data.name == "babi"
+    assert override(base, []) is base
 
 
 def test_options_of_a_source_are_checked():
@@ -78,31 +72,31 @@ def test_options_of_a_source_are_checked():
         make_options(find_source("dialogue"), {"turn": 3})
     with pytest.raises(ConfigError, match="data.options.turns is 'three', expected int"):
         make_options(find_source("dialogue"), {"turns": "three"})
-    with pytest.raises(ConfigError, match="not a source. Did you mean 'kdconv'"):
+    with pytest.raises(UsageError, match="is not a source. Did you mean 'kdconv'"):
         find_source("kdcon")
 
 
 def test_a_folder_of_presets_of_ones_own(tmp_path: Path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("d_model: 48\n")
-    assert compose("train", ["model=mine"], tmp_path).model.d_model == 48
+    assert compose(["model=mine"], tmp_path).model.d_model == 48
 
 
 def test_round_trip_through_plain_values():
     from memgpt_cli.config import build
 
-    config = compose("train", ["experiment=facts"])
+    config = compose(["experiment=facts"])
     assert build(Config, to_dict(config)) == config
     assert isinstance(config.model, ModelConfig)
 
 
 def test_presets_of_pretrained_models_bring_their_optimiser():
-    config = compose("train", ["model=flan_t5_base"])
+    config = compose(["model=flan_t5_base"])
     assert (config.model.init_from, config.optim.average, config.data.name) == (
         "google/flan-t5-base",
         0.0,
         "dialog_babi-flan-t5-base",
     )
-    assert compose("train", ["model=flan_t5_base", "optim=adamw"]).optim.average == 0.999
+    assert compose(["model=flan_t5_base", "optim=adamw"]).optim.average == 0.999
     with pytest.raises(ConfigError, match=r"model.n_heads comes from the checkpoint"):
-        compose("train", ["model=flan_t5_base", "model.n_heads=2"])
+        compose(["model=flan_t5_base", "model.n_heads=2"])

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from memgpt_cli.checkpoint import load_model, load_pretrained, save_model
 from memgpt_cli.cli import app, load_commands
 from memgpt_cli.config import Config, DataConfig, TokenizerConfig, compose
-from memgpt_cli.data.batching import collate
-from memgpt_cli.data.dataset import encode_row
+from memgpt_cli.data.collate import collate
+from memgpt_cli.data.dataset import encode
 from memgpt_cli.errors import CheckpointError, UsageError
 from memgpt_cli.export import export_run
-from memgpt_cli.export.run import compare
+from memgpt_cli.export.source import compare
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer import load_tokenizer
 
 from conftest import make_episode, tiny_model  # isort: skip
 
@@ -33,10 +33,10 @@ def runs(t5_folder, tokenizer, tmp_path_factory):
     """Two runs: one fine-tuned from a pretrained model, one of T5's architecture from scratch, memory trained in both."""
     root = tmp_path_factory.mktemp("runs")
     tuned = load_pretrained(t5_folder)
-    scratch_config = replace(compose("train", ["model=t5_tiny", "model.d_model=32"]).model, vocab_size=len(tokenizer))
+    scratch_config = replace(compose(["model=t5_tiny", "model.d_model=32"]).model, vocab_size=len(tokenizer))
     torch.manual_seed(1)
     scratch = MemoryTransformer(scratch_config)
-    for name, model, words in (("tuned", tuned, Tokenizer.load(t5_folder)), ("scratch", scratch, tokenizer)):
+    for name, model, words in (("tuned", tuned, load_tokenizer(t5_folder)), ("scratch", scratch, tokenizer)):
         torch.manual_seed(2)
         with torch.no_grad():
             for parameter, weight in model.named_parameters():
@@ -77,7 +77,7 @@ def test_transformers_reads_an_export_and_memory_survives_it(runs, tmp_path, nam
     assert kept[0] == kept[1]
     assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
     if name == "tuned":  # and with entries to read it says the same
-        batch = collate([encode_row(make_episode(3), Tokenizer.load(tmp_path / "out"))])
+        batch = collate([encode(make_episode(3), load_tokenizer(tmp_path / "out"))])
         one, other = (m.vocab_logits(m.decode_targets(batch, m.read(batch)).hidden) for m in (model, again))
         assert torch.equal(one, other)
 
@@ -116,10 +116,10 @@ def test_onnx_holds_the_encoder_the_decoder_and_memory(runs, tmp_path):
     assert len(made.checks) == 5
     # an episode read by the graphs alone, against read() and decode()
     model, tokenizer, _ = load_model(runs / "tuned" / "model")
-    batch = collate([encode_row(make_episode(1, entries=4, examples=3), tokenizer)])
+    batch = collate([encode(make_episode(1, entries=4, examples=3), tokenizer)])
     context = model.read(batch)
     expected = model.vocab_logits(model.decode_targets(batch, context).hidden)[0]
-    states, _ = model.encode_texts(batch.texts)
+    states = model.encode_texts(batch.texts).states
     memory = states[batch.memory_index]
     kind = batch.entry_kind.gather(1, batch.memory_entry).clamp(min=0)
     tables = model.kind(kind) + model.retriever.timed[kind][..., None] * model.time(batch.memory_entry)
@@ -150,9 +150,7 @@ def test_a_safetensors_export_is_a_run_of_its_own(runs, tmp_path):
 
 
 def test_umt5_without_scaled_logits_is_exported_all_the_same(tokenizer, tmp_path):
-    shape = replace(
-        compose("train", ["model=t5_tiny"]).model, vocab_size=len(tokenizer), position="relative_per_layer", d_model=32
-    )
+    shape = replace(compose(["model=t5_tiny"]).model, vocab_size=len(tokenizer), position="relative_per_layer", d_model=32)
     torch.manual_seed(3)
     save_model(_made(tmp_path / "own") / "model", MemoryTransformer(shape).state_dict(), tokenizer, Config(model=shape), {})
     made = export_run("own", tmp_path, tmp_path / "out", "hf")

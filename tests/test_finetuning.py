@@ -39,7 +39,7 @@ DATA = {
 def settings(t5_folder):
     """The configuration of `memgpt train data=facts model.init_from=FOLDER`, small."""
     small = [f"trainer.{k}={v}" for k, v in TRAINER.items()] + [f"data.options.{k}={v}" for k, v in DATA.items()]
-    return compose("train", ["data=facts", f"model.init_from={t5_folder}", "optim.lr=1e-2", "optim.warmup_steps=1", *small])
+    return compose(["data=facts", f"model.init_from={t5_folder}", "optim.lr=1e-2", "optim.warmup_steps=1", *small])
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +66,8 @@ def test_init_from_brings_its_presets_and_its_tokenizer(settings, data, t5_folde
     assert data.manifest["tokenizer"]["fingerprint"]
     assert any("the tokenizer does not know" in what for what in changes), changes  # names in letters it never saw
     with pytest.raises(ConfigError, match="model.d_model comes from the checkpoint"):
-        compose("train", [f"model.init_from={t5_folder}", "model.d_model=8"])
-    assert compose("train", [f"model.init_from={t5_folder}", "optim=adamw"]).optim.lr == 2e-3
+        compose([f"model.init_from={t5_folder}", "model.d_model=8"])
+    assert compose([f"model.init_from={t5_folder}", "optim=adamw"]).optim.lr == 2e-3
 
 
 def test_data_cut_by_another_tokenizer_is_refused(settings, tokenizer):
@@ -101,9 +101,9 @@ def test_only_what_was_asked_for_is_trained(settings, data, tmp_path, t5_folder,
 
 
 def data_tokenizer(data):
-    from memgpt_cli.tokenizer import Tokenizer
+    from memgpt_cli.tokenizer import load_tokenizer
 
-    return Tokenizer.load(data.folder)
+    return load_tokenizer(data.folder)
 
 
 def test_a_frozen_encoder_keeps_the_fingerprint_of_stored_entries(settings, data, tmp_path):
@@ -186,11 +186,11 @@ def test_a_start_that_fails_leaves_the_run_as_it_was(settings, data, tmp_path):
 
 @pytest.mark.parametrize("experiment", ["facts", "dialogsum", "kdconv", "demo", "flan_t5_dialogsum"])
 def test_experiments_for_random_weights_give_way_to_pretrained_ones(experiment, t5_folder):
-    config = compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}"])
+    config = compose([f"experiment={experiment}", f"model.init_from={t5_folder}"])
     assert (config.optim.lr, config.optim.average, config.model.copy, config.model.memory.gate) == (1e-4, 0.0, False, True)
-    assert compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}", "optim.lr=3e-4"]).optim.lr == 3e-4
+    assert compose([f"experiment={experiment}", f"model.init_from={t5_folder}", "optim.lr=3e-4"]).optim.lr == 3e-4
     with pytest.raises(ConfigError, match="comes from the checkpoint"):
-        compose("train", [f"experiment={experiment}", f"model.init_from={t5_folder}", "model.d_ff=9"])
+        compose([f"experiment={experiment}", f"model.init_from={t5_folder}", "model.d_ff=9"])
 
 
 def test_a_preset_of_ones_own_may_start_from_pretrained_weights(tmp_path):
@@ -200,14 +200,14 @@ def test_a_preset_of_ones_own_may_start_from_pretrained_weights(tmp_path):
     ):
         (tmp_path / group).mkdir()
         (tmp_path / group / f"{name}.yaml").write_text(text)
-    assert compose("train", ["model=mine"], tmp_path).optim.lr == 1e-4
-    mixed = compose("train", ["experiment=mine"], tmp_path)
+    assert compose(["model=mine"], tmp_path).optim.lr == 1e-4
+    mixed = compose(["experiment=mine"], tmp_path)
     assert (mixed.optim.lr, mixed.optim.clip) == (1e-4, 0.5)
 
 
 def test_one_folder_is_one_folder_however_it_is_written(t5_folder, monkeypatch):
     monkeypatch.chdir(t5_folder.parent)
-    spelled = [compose("train", [f"model.init_from={name}"]) for name in (t5_folder, f"{t5_folder.name}/", t5_folder.name)]
+    spelled = [compose([f"model.init_from={name}"]) for name in (t5_folder, f"{t5_folder.name}/", t5_folder.name)]
     assert spelled[0] == spelled[1] == spelled[2]
 
 
@@ -228,7 +228,7 @@ def test_bytes_are_a_vocabulary_too(t5_folder, settings, tmp_path):
     shape = transformers.T5Config.from_pretrained(t5_folder, vocab_size=384)
     transformers.T5ForConditionalGeneration(shape).save_pretrained(folder)
     small = [f"data.options.{k}={v}" for k, v in DATA.items()]
-    config = compose("train", ["data=facts", f"model.init_from={folder}", *small])
+    config = compose(["data=facts", f"model.init_from={folder}", *small])
     made = preprocess(config.data, tmp_path / "data")
     model, tokenizer, _ = fit(replace(config, trainer=settings.trainer), made, tmp_path / "run")
     assert len({tokenizer.piece(i) for i in range(len(tokenizer))}) == 384
@@ -237,11 +237,11 @@ def test_bytes_are_a_vocabulary_too(t5_folder, settings, tmp_path):
 
 def test_added_tokens_are_learnt_with_the_rest(t5_folder, tmp_path):
     small = [f"data.options.{k}={v}" for k, v in DATA.items()]
-    config = compose("train", ["data=facts", f"model.init_from={t5_folder}", "data.tokenizer.add=[Q1,Q2,Q3,Q4,Q5]", *small])
+    config = compose(["data=facts", f"model.init_from={t5_folder}", "data.tokenizer.add=[Q1,Q2,Q3,Q4,Q5]", *small])
     folder = preprocess(config.data, tmp_path).folder
-    from memgpt_cli.tokenizer import Tokenizer
+    from memgpt_cli.tokenizer import load_tokenizer
 
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     model = make_model(config, tokenizer)
     plain = load_pretrained(t5_folder)
     assert model.config.vocab_size == plain.config.vocab_size + 1  # four rows were free

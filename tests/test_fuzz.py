@@ -438,7 +438,7 @@ def test_tampered_runs(at, small_run, block):
 
 @pytest.fixture(scope="module")
 def full_store(tmp_path_factory) -> Path:
-    from memgpt_cli.memory import Item, open_store
+    from memgpt_cli.store import Item, open_store
 
     path = tmp_path_factory.mktemp("store") / "m.sqlite"
     with open_store(str(path), "") as store:

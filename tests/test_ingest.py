@@ -12,10 +12,11 @@ import pytest
 
 from memgpt_cli.data.clean import split_text
 from memgpt_cli.errors import DataError
-from memgpt_cli.ingest.chunk import overlapping
-from memgpt_cli.ingest.documents import Cut, read_document
+from memgpt_cli.ingest.chunk import Cut, chunks
+from memgpt_cli.ingest.documents import read_document
+from memgpt_cli.ingest.json_values import parse_json, read_json_records
 from memgpt_cli.ingest.table import read_csv, read_csv_records, read_parquet
-from memgpt_cli.ingest.text import open_bytes, parse_json, read_json_records, read_lines, read_text
+from memgpt_cli.ingest.text import open_bytes, read_lines, read_text
 
 
 def collect(reader, path, *args):
@@ -212,8 +213,8 @@ SLOW = ["a" * 400_000, "." * 400_000, "Mr. " * 100_000, "\n" * 400_000 + "x", '.
 @pytest.mark.parametrize("text", SLOW, ids=lambda t: repr(t[:6]))
 def test_no_text_takes_for_ever(tmp_path, text):
     """Each of these took from ten seconds to minutes; now the suite's own time limit would tell."""
-    pieces = [p for _, p in overlapping(text, 600, 1)]
-    assert all(len(p) <= 600 for p in pieces)
+    pieces = [p for _, p in chunks(text, Cut(600, 1))]
+    assert all(len(p.strip()) <= 600 for p in pieces)
     assert "".join(split_text(text, lambda part: len(part) <= 600)) == text
     (tmp_path / "a.nt").write_text(text + "\n")
     assert all(isinstance(found, DataError) for found in read_document(tmp_path / "a.nt", Cut()))

@@ -18,7 +18,7 @@ from test_training import OVERRIDES, losses
 
 from memgpt_cli.checkpoint import load_model
 from memgpt_cli.data.dataset import DATA_SET, EpisodeDataset
-from memgpt_cli.memory import bundle, open_store
+from memgpt_cli.store import bundle, open_store
 from memgpt_cli.training.callbacks import checkpoint_folders
 
 

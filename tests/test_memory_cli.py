@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from memgpt_cli.cli import app, load_commands
 from memgpt_cli.errors import DataError, MemgptError, UsageError
-from memgpt_cli.ingest.chunk import overlapping, sentences
-from memgpt_cli.ingest.documents import Cut, find_documents, read_document
+from memgpt_cli.ingest.chunk import Cut, chunks, sentences
+from memgpt_cli.ingest.documents import find_documents, read_document
 
 load_commands()
 
@@ -85,7 +85,7 @@ def test_duplicates_are_counted_and_known(memgpt):
 def test_stats_limits_and_care(memgpt, tmp_path):
     memgpt("add", "-", text="one\ntwo | is | a fact\n")
     stats = json.loads(memgpt("stats", "--json"))
-    assert (stats["entries"], stats["kinds"]["fact"]["entries"], stats["unkeyed"]) == (2, 1, 2)
+    assert (stats["entries"], stats["kinds"]["fact"], stats["without_vector"]) == (2, 1, 2)
     assert "█" in memgpt("stats")
     assert "max_entries 2" in memgpt("limit", "--max-entries", "2")
     assert "would hold 3 entries of at most 2" in memgpt("add", "three", code=1)
@@ -140,7 +140,7 @@ def read(path, **cut):
 
 
 def test_every_format_is_read_and_what_cannot_be_is_named(folder):
-    items, problems = read(folder / "a.txt", chars=50, overlap=0)
+    items, problems = read(folder / "a.txt", most=50, overlap=0)
     assert [(i.text, i.provenance["line"]) for i in items] == [
         ("First sentence here. Second one follows!", 1),
         ("A new paragraph.", 3),
@@ -165,7 +165,7 @@ def test_pdf_and_html(tmp_path):
     (tmp_path / "a.html").write_text(
         "<html><head><title>T</title><style>x{}</style></head><body><p>One sentence.</p><script>no()</script><ul><li>item</li></ul></body></html>"
     )
-    items, problems = read(tmp_path / "a.html", chars=600)
+    items, problems = read(tmp_path / "a.html", most=600)
     assert problems == []
     assert "One sentence." in items[0].text
     assert "no()" not in items[0].text
@@ -264,7 +264,7 @@ def test_odd_names_texts_and_limits_are_just_printed(memgpt, tmp_path, monkeypat
 
 
 def test_an_edited_turn_can_still_be_gone_on_from(memgpt, tmp_path):
-    from memgpt_cli.memory import Item, open_store
+    from memgpt_cli.store import Item, open_store
 
     with open_store(str(tmp_path / "home" / "memory.sqlite")) as store:
         store.put("anna", [Item("user: hi", "turn", {"speaker": "user", "said": "hi"}, {"session": "s", "place": 0})])
@@ -277,8 +277,8 @@ def test_files_named_are_found(folder):
     files, left = find_documents([folder])
     assert [f.name for f in files] == ["a.txt", "b.md", "c.jsonl", "d.csv", "e.nt"]
     assert [f.name for f in left] == ["skip.bin"]
-    with pytest.raises(UsageError, match="at least 40"):
-        Cut(chars=3)
+    with pytest.raises(UsageError, match="at least 8"):
+        Cut(3)
 
 
 def test_binary_and_broken_files_are_named(tmp_path):
@@ -302,14 +302,14 @@ def test_a_memory_of_the_first_format_can_be_imported(memgpt, tmp_path):
     assert lines(memgpt("list", "--json"))[0]["provenance"] == [{"when": "2026-01-01", "session": "s", "place": 0}]
 
 
-@given(st.text(alphabet='ab .!?。！\n"c1)', max_size=300), st.integers(5, 60), st.integers(0, 3))
+@given(st.text(alphabet='ab .!?。！\n"c1)', max_size=300), st.integers(8, 60), st.integers(0, 3))
 def test_chunks_keep_every_character_and_their_place(text, chars, overlap):
     assert "".join(s for _, s in sentences(text)) == text
     covered = np.zeros(len(text), bool)
     last = -1
-    for offset, piece in overlapping(text, chars, overlap):
+    for offset, piece in chunks(text, Cut(chars, overlap)):
         assert text[offset : offset + len(piece)] == piece
-        assert 0 < len(piece) <= chars
+        assert 0 < len(piece.strip()) <= chars
         assert offset > last
         last = offset
         covered[offset : offset + len(piece)] = True
@@ -318,7 +318,7 @@ def test_chunks_keep_every_character_and_their_place(text, chars, overlap):
 
 def test_chunks_overlap_by_sentences():
     text = "One is here. Two is here. Three is here. Four is here."
-    assert [p for _, p in overlapping(text, 30, 1)] == [
+    assert [p.strip() for _, p in chunks(text, Cut(30, 1))] == [
         "One is here. Two is here.",
         "Two is here. Three is here.",
         "Three is here. Four is here.",
@@ -331,7 +331,7 @@ def test_chunks_overlap_by_sentences():
 
 
 def test_the_store_reads_no_torch(tmp_path):
-    code = "import sys; from memgpt_cli.memory import open_store; open_store('x.sqlite'); print('torch' in sys.modules)"
+    code = "import sys; from memgpt_cli.store import open_store; open_store('x.sqlite'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path).stdout == "False\n"
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.memory import Filter, Item, Limits, open_store
-from memgpt_cli.memory import bundle as bundles
-from memgpt_cli.memory.lexical import query_terms, terms
+from memgpt_cli.store import Filter, Item, Limits, open_store
+from memgpt_cli.store import bundle as bundles
+from memgpt_cli.store.lexical import query_terms, terms
 
 TEXTS = (
     "the red house", "a red café", "The Café by the river", "我喜欢绿茶", "绿茶和咖啡", "茶", "kot 😀 ünïcode",
@@ -113,7 +113,7 @@ class Contract(RuleBasedStateMachine):
         entry = self.model[namespace].get(id)
         twin = entry and self.same_as(namespace, text, entry["kind"], entry["origins"])
         wrong = entry is None or (version and version != entry["version"]) or (twin is not None and twin != id)
-        change = Item(text, entry["kind"] if entry else "note", {}, key=key)
+        change = Item(text, entry["kind"] if entry else "note", {}, vector=key)
         if wrong:
             with pytest.raises(StoreError, match=r"no entry|is at version|says the same"):
                 self.store.edit(namespace, id, change, version or None)
@@ -131,13 +131,13 @@ class Contract(RuleBasedStateMachine):
 
     @rule(
         namespace=st.sampled_from(NAMESPACES),
-        kind=st.sampled_from(("", "turn")),
+        kinds=st.sampled_from(((), ("turn",))),
         words=st.sampled_from(("RED", "茶", "café", "zzz")),
     )
-    def forget_where(self, namespace, kind, words):
+    def forget_where(self, namespace, kinds, words):
         held = self.model[namespace]
-        gone = [i for i, e in held.items() if words.casefold() in e["text"].casefold() and kind in ("", e["kind"])]
-        assert self.store.forget(namespace, where=Filter(kind=kind, contains=words)).entries == len(gone)
+        gone = [i for i, e in held.items() if words.casefold() in e["text"].casefold() and e["kind"] in (kinds or (e["kind"],))]
+        assert self.store.forget(namespace, where=Filter(kinds=kinds, contains=words)).entries == len(gone)
         for id in gone:
             del held[id]
 
@@ -175,7 +175,7 @@ class Contract(RuleBasedStateMachine):
     )
     def search_by_key(self, namespace, n, k, only):
         queries = np.stack([vector(n), vector(n + 1000)])
-        where = Filter(kind=only) if only else None
+        where = Filter(kinds=(only,)) if only else None
         for query, hits in zip(queries, self.store.search(namespace, queries, k=k, where=where), strict=True):
             fits = {
                 i: float(e["key"] @ query)
@@ -203,16 +203,16 @@ class Contract(RuleBasedStateMachine):
     def another_encoder_sees_no_key_of_ours(self, namespace):
         other = open_store(self.address, "e2", self.key_env)
         assert other.search(namespace, vector(1)[None]) == [[]]
-        ids = [e.id for e in other.unkeyed(namespace)]
+        ids = [e.id for e in other.without_vector(namespace)]
         assert ids == sorted(self.model[namespace])
         if ids:
             texts = [self.model[namespace][i]["text"] for i in ids]
             stale = ["another text", *texts[1:]]  # the first one was edited meanwhile
-            assert other.rekey(namespace, ids, stale, np.stack([vector(i) for i in ids])) == len(ids) - 1
-            assert other.rekey(namespace, ids, texts, np.stack([vector(i) for i in ids])) == 1
+            assert other.add_vectors(namespace, ids, stale, np.stack([vector(i) for i in ids])) == len(ids) - 1
+            assert other.add_vectors(namespace, ids, texts, np.stack([vector(i) for i in ids])) == 1
             assert other.search(namespace, vector(ids[0])[None], k=1)[0][0].entry.id == ids[0]
         ours = {i for i, e in self.model[namespace].items() if e["key"] is not None}
-        assert {e.id for e in self.store.unkeyed(namespace)} == set(self.model[namespace]) - ours
+        assert {e.id for e in self.store.without_vector(namespace)} == set(self.model[namespace]) - ours
         self.store.fingerprint = "e1"
         assert self.store.retire(namespace).entries == len(ids)
         other.close()
@@ -248,13 +248,7 @@ def test_sqlite():
 
 
 def test_sqlite_with_codes_from_the_first_key_on(monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 0)
-    run()
-
-
-def test_sqlite_with_mapped_codes(monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 0)
-    monkeypatch.setattr("memgpt_cli.memory.mapped.MAPPED_ROWS", 1)
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 0)
     run()
 
 
@@ -288,7 +282,7 @@ def store(request, tmp_path):
 
 def test_limits_refuse_or_forget_the_oldest(store):
     store.set_limits("n", Limits(max_entries=3))
-    store.put("n", [Item(f"entry {i}", key=vector(i)) for i in range(3)])
+    store.put("n", [Item(f"entry {i}", vector=vector(i)) for i in range(3)])
     with pytest.raises(StoreError, match="would hold 4 entries of at most 3: nothing was kept"):
         store.put("n", [Item("one too many")])
     assert len(store.list("n")) == 3
@@ -300,7 +294,7 @@ def test_limits_refuse_or_forget_the_oldest(store):
     store.set_limits("n", Limits(max_bytes=14, on_full="forget_oldest"))
     store.put("n", [Item("茶茶")])
     assert [e.text for e in store.list("n")] == ["new", "茶茶"] or [e.text for e in store.list("n")] == ["茶茶"]
-    assert store.stats("n")["text_bytes"] <= 14
+    assert store.stats("n").text_bytes <= 14
     store.set_limits("n", Limits())
     store.put("other", [Item(f"entry {i}") for i in range(9)])
     assert len(store.list("other")) == 9
@@ -308,7 +302,7 @@ def test_limits_refuse_or_forget_the_oldest(store):
 
 
 def test_what_is_too_old_is_erased(store):
-    from memgpt_cli.memory import Row
+    from memgpt_cli.store import Row
 
     store.restore("n", [Row("old news", "note", {}, [], "2020-01-01T00:00:00+00:00", "2020-01-01T00:00:00+00:00")])
     store.put("n", [Item("new")])
@@ -326,10 +320,10 @@ def test_what_cannot_be_kept_is_refused_whole(store, bad):
 
 
 def test_bad_keys_and_names_are_refused(store):
-    store.put("n", [Item("a", key=vector(1))])
+    store.put("n", [Item("a", vector=vector(1))])
     for key, said in ((vector(1)[:5], "5 numbers"), (np.full(DIM, np.nan), "no number"), (np.zeros((2, 2)), "expected")):
         with pytest.raises(StoreError, match=said):
-            store.put("n", [Item("b", key=key)])
+            store.put("n", [Item("b", vector=key)])
     with pytest.raises(StoreError, match="cannot be a namespace"):
         store.put("", [Item("b")])
     with pytest.raises(StoreError, match="must be JSON"):
@@ -358,16 +352,16 @@ def test_every_query_finds_its_chinese_text(store):
 
 
 def test_fusing_finds_what_either_ranking_finds(store):
-    store.put("n", [Item(f"filler number {i}", key=vector(100 + i)) for i in range(30)])
-    store.put("n", [Item("the word is plugh", key=vector(1)), Item("something else entirely", key=vector(2))])
+    store.put("n", [Item(f"filler number {i}", vector=vector(100 + i)) for i in range(30)])
+    store.put("n", [Item("the word is plugh", vector=vector(1)), Item("something else entirely", vector=vector(2))])
     hits = store.search("n", vector(2)[None], ["plugh"], k=2)[0]
     assert {h.entry.text for h in hits} == {"the word is plugh", "something else entirely"}
 
 
 def test_what_only_repeats_is_kept_but_never_found(store):
-    store.put("n", [Item("silent words", key=vector(1), searchable=False)])
+    store.put("n", [Item("silent words", vector=vector(1), searchable=False)])
     assert store.search("n", vector(1)[None], ["silent"]) == [[]]
-    assert store.unkeyed("n") == []
+    assert store.without_vector("n") == []
     assert [e.text for e in store.list("n")] == ["silent words"]
     assert store.forget("n", where=Filter(contains="silent")).entries == 1
     assert store.verify() == []

@@ -11,15 +11,15 @@ from typer.testing import CliRunner
 from memgpt_cli.cli import app, load_commands
 from memgpt_cli.config import Config, OptimConfig, compose
 from memgpt_cli.errors import UsageError
-from memgpt_cli.training.memory_estimate import LivePeak, estimate, model_shape, optimizer_bytes, sample_batches
-from memgpt_cli.training.memory_measure import measure
+from memgpt_cli.training.footprint import LivePeak, estimate, model_shape, optimizer_bytes, sample_batches
+from memgpt_cli.training.measured import measure
 from memgpt_cli.training.trainable import make_optimizer
 
 from conftest import tiny_model  # isort: skip
 
 
 def settings(*overrides: str) -> Config:
-    return compose("train", ["data=dialogsum", "model=t5_tiny", "trainer.batch_tokens=4000", *overrides])
+    return compose(["data=dialogsum", "model=t5_tiny", "trainer.batch_tokens=4000", *overrides])
 
 
 def test_live_bytes_are_counted_and_forgotten():
@@ -87,7 +87,7 @@ def test_the_datas_own_batches_are_counted_where_they_are(facts_data, tmp_path):
 def test_the_experiments_fit_their_cards(tmp_path):
     """Flan-T5-base on 24 GB, on one GPU and on each of four; no file of the model is needed to say so."""
     for experiment in ("flan_t5_dialogsum", "flan_t5_dialogsum_gpu4"):
-        found = estimate(compose("train", [f"experiment={experiment}"]), tmp_path)
+        found = estimate(compose([f"experiment={experiment}"]), tmp_path)
         assert 247e6 * 4 < found.parameters < 252e6 * 4
         assert 10 * 2**30 < found.total < 0.9 * 24 * 2**30
 

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from memgpt_cli.errors import StoreError, UsageError
-from memgpt_cli.memory import Filter, Item, Limits, open_store
-from memgpt_cli.memory.database import clear_unused
-from memgpt_cli.memory.index import Codebook, CodedIndex, Codes, make_rotation
-from memgpt_cli.memory.sqlite import SqliteStore
+from memgpt_cli.store import Filter, Item, Limits, open_store
+from memgpt_cli.store.index import Codebook, CodedIndex, Codes, make_rotation
+from memgpt_cli.store.sqlite.file import clear_unused
+from memgpt_cli.store.sqlite.store import SqliteStore
 
 
 def vector(n: int, dim: int = 128) -> np.ndarray:
@@ -56,13 +56,13 @@ def write_until_killed(path: str, seed: int, acknowledged: str) -> None:
         if what < 0.6 or not mine:
             texts = [f"w{seed} n{n} i{i} " + "x" * rng.randrange(300) for i in range(rng.choice((1, 1, 20)))]
             note("begin-put", None, texts)
-            ids = store.put("n", [Item(t, key=vector(n)) for t in texts]).ids
+            ids = store.put("n", [Item(t, vector=vector(n)) for t in texts]).ids
             note("put", ids, texts)
             mine += ids
         elif what < 0.75:
             id, text = rng.choice(mine), f"w{seed} n{n} edited"
             note("begin-edit", [id], [text])
-            store.edit("n", id, Item(text, key=vector(n)))
+            store.edit("n", id, Item(text, vector=vector(n)))
             note("edit", [id], [text])
         elif what < 0.95:
             gone = [mine.pop(rng.randrange(len(mine))) for _ in range(min(len(mine), 3))]
@@ -152,7 +152,7 @@ def test_forty_eight_kills_lose_nothing(tmp_path):
 
 def test_a_torn_log_leaves_the_state_before(store, tmp_path):
     for n in range(20):
-        store.put("n", [Item(f"entry {n}", key=vector(n))])
+        store.put("n", [Item(f"entry {n}", vector=vector(n))])
     copy = tmp_path / "copy"
     copy.mkdir()
     log = (tmp_path / "m.sqlite-wal").read_bytes()
@@ -175,11 +175,11 @@ def test_a_torn_log_leaves_the_state_before(store, tmp_path):
 def test_a_full_disk_is_named_and_keeps_what_was_there(tmp_path):
     path = tmp_path / "m.sqlite"
     with open_store(str(path), "e") as store:
-        ids = store.put("n", [Item(f"entry {n} " + "x" * 500, key=vector(n)) for n in range(50)]).ids
+        ids = store.put("n", [Item(f"entry {n} " + "x" * 500, vector=vector(n)) for n in range(50)]).ids
     code = f"""
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from memgpt_cli.memory import Item, open_store
+from memgpt_cli.store import Item, open_store
 from memgpt_cli.errors import StoreError
 store = open_store({str(path)!r}, "e")
 resource.setrlimit(resource.RLIMIT_FSIZE, ({path.stat().st_size + 100_000}, resource.RLIM_INFINITY))
@@ -211,14 +211,11 @@ def traces(n: int, text: str) -> list[bytes]:
 @pytest.mark.parametrize("coded", [False, True])
 def test_no_byte_of_what_is_forgotten_is_left(store, tmp_path, monkeypatch, coded):
     if coded:
-        monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 10)
-        monkeypatch.setattr("memgpt_cli.memory.mapped.MAPPED_ROWS", 10)
+        monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 10)
     texts = {n: f"zanzibar{n}plugh said something 北{chr(0x4E00 + n)}京 " + "x" * (n % 97) for n in range(200)}
-    items = [Item(t, key=vector(n), provenance={"source": f"origin-{n}-x"}) for n, t in texts.items()]
+    items = [Item(t, vector=vector(n), provenance={"source": f"origin-{n}-x"}) for n, t in texts.items()]
     ids = dict(zip(texts, store.put("n", items).ids, strict=True))
     store.search("n", vector(1)[None], ["plugh"])  # everything that is ever written is written
-    if coded:
-        assert list(tmp_path.glob("m.sqlite-codes-*"))
     before = on_disk(tmp_path)
     assert all(trace in before for n, t in texts.items() for trace in traces(n, t))
     codes = {n: store._db.connection.execute("SELECT code FROM codes WHERE id=?", (ids[n],)).get for n in texts}
@@ -280,7 +277,7 @@ def test_forgetting_very_many_at_once(store, tmp_path):
 
 
 def test_all_of_a_namespace_goes_with_its_name(store, tmp_path):
-    store.put("anna-the-secret-namespace", [Item("zanzibar", key=vector(1))])
+    store.put("anna-the-secret-namespace", [Item("zanzibar", vector=vector(1))])
     store.put("ben", [Item("kept")])
     assert b"secret-namespace" in on_disk(tmp_path)
     assert store.forget("anna-the-secret-namespace", everything=True).state == "erased"
@@ -291,12 +288,12 @@ def test_all_of_a_namespace_goes_with_its_name(store, tmp_path):
 
 
 def test_edited_and_retired_bytes_are_gone_too(store, tmp_path):
-    (id,) = store.put("n", [Item("old words xyzzy", key=vector(1))]).ids
-    store.edit("n", id, Item("new words", key=vector(2)))
+    (id,) = store.put("n", [Item("old words xyzzy", vector=vector(1))]).ids
+    store.edit("n", id, Item("new words", vector=vector(2)))
     assert b"xyzzy" not in on_disk(tmp_path)
     assert vector(1).tobytes() not in on_disk(tmp_path)
     with open_store(str(tmp_path / "m.sqlite"), "e2") as other:
-        other.rekey("n", [id], ["new words"], vector(3)[None])
+        other.add_vectors("n", [id], ["new words"], vector(3)[None])
         assert store.search("n", vector(2)[None])[0][0].similarity == pytest.approx(1)  # the old key goes on serving
         assert other.retire("n").entries == 1
     assert vector(2).tobytes() not in on_disk(tmp_path)
@@ -311,12 +308,12 @@ def test_a_reader_in_the_way_makes_it_pending_until_compact(store, tmp_path):
     assert (receipt.state, receipt.entries) == ("pending", 1)
     assert "memgpt memory compact" in receipt.reason
     assert [e.text for e in store.list("n")] == ["kept"]
-    assert store.stats("n")["erasure_pending"]
+    assert store.stats("n").erasure_pending
     assert b"zanzibar" in on_disk(tmp_path)
     reader.close()
     assert store.compact().state == "erased"
     assert b"zanzibar" not in on_disk(tmp_path)
-    assert not store.stats("n")["erasure_pending"]
+    assert not store.stats("n").erasure_pending
 
 
 def test_what_is_pending_stays_so_until_it_is_erased(store, tmp_path, monkeypatch):
@@ -334,7 +331,7 @@ def test_what_is_pending_stays_so_until_it_is_erased(store, tmp_path, monkeypatc
         monkeypatch.setattr(store._db, "erase", erased_and_then)
         assert store.forget("n", [mine]).state == "erased"
         monkeypatch.setattr(store._db, "erase", erase)
-        assert store.stats("n")["erasure_pending"]
+        assert store.stats("n").erasure_pending
         assert b"zanzibar" in on_disk(tmp_path)
     assert store.compact().state == "erased"
     assert b"zanzibar" not in on_disk(tmp_path)
@@ -356,7 +353,7 @@ def test_what_cannot_be_erased_is_pending_not_an_error(store, monkeypatch):
 
 def test_replies_that_only_repeat_go_with_what_they_repeat(store, tmp_path):
     (id,) = store.put("n", [Item("zanzibar plugh")]).ids
-    echo = Item("bot: zanzibar plugh", "turn", {"said": "zanzibar plugh"}, {"session": "s", "place": 1}, searchable=False)
+    echo = Item("bot: zanzibar plugh", "turn", {"repeats": "zanzibar plugh"}, {"session": "s", "place": 1}, searchable=False)
     store.put("n", [echo, Item("kept")])
     assert store.forget("n", [id]).entries == 2
     assert b"plugh" not in on_disk(tmp_path)
@@ -365,18 +362,18 @@ def test_replies_that_only_repeat_go_with_what_they_repeat(store, tmp_path):
 
 
 def test_nothing_to_retire_leaves_nothing_pending(store):
-    store.put("n", [Item("x", key=vector(1))])
+    store.put("n", [Item("x", vector=vector(1))])
     assert store.retire("n").entries == 0
-    assert not store.stats("n")["erasure_pending"]
+    assert not store.stats("n").erasure_pending
 
 
 def test_an_edit_does_not_load_the_index_anew(store, monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 20)
-    ids = store.put("n", [Item(f"entry {n}", key=vector(n)) for n in range(50)]).ids
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 20)
+    ids = store.put("n", [Item(f"entry {n}", vector=vector(n)) for n in range(50)]).ids
     store.search("n", vector(1)[None])
-    monkeypatch.setattr(store._keys, "_load", lambda *_: pytest.fail("loaded anew"))
+    monkeypatch.setattr(store._index, "_load", lambda *_: pytest.fail("loaded anew"))
     for n in range(5):
-        store.edit("n", ids[n], Item(f"again {n}", key=vector(1000 + n)))
+        store.edit("n", ids[n], Item(f"again {n}", vector=vector(1000 + n)))
         assert store.search("n", vector(1000 + n)[None], k=1)[0][0].entry.text == f"again {n}"
 
 
@@ -396,7 +393,7 @@ def test_dates_are_compared_as_dates(condition, moment):
 
 
 def test_passwords_are_never_shown():
-    from memgpt_cli.memory.opening import without_password
+    from memgpt_cli.store.url import without_password
 
     shown = without_password("postgresql://anna:hunter2@host/db?sslmode=require&password=hunter2&sslpassword=hunter2")
     assert shown == "postgresql://anna@host/db?sslmode=require"
@@ -418,8 +415,8 @@ def test_unused_bytes_of_a_page_are_cleared_and_no_others():
 
 
 def test_compact_makes_codes_anew_and_gives_space_back(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 50)
-    store.put("n", [Item(f"entry {n} " + "x" * 300, key=vector(n)) for n in range(900)])
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 50)
+    store.put("n", [Item(f"entry {n} " + "x" * 300, vector=vector(n)) for n in range(900)])
     store.forget("n", [e.id for e in store.list("n")][60:])
     before = (tmp_path / "m.sqlite").stat().st_size
     assert store.compact().state == "erased"
@@ -435,8 +432,8 @@ def test_nothing_is_readable_without_the_key(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("SECRET", "correct horse battery")
     path = str(tmp_path / "m.sqlite")
     with open_store(path, "e", "SECRET") as store:
-        (id, *_) = store.put("anna", [Item("zanzibar plugh", key=vector(1)), Item("kept")]).ids
-        assert store.capabilities()["encrypted"]
+        (id, *_) = store.put("anna", [Item("zanzibar plugh", vector=vector(1)), Item("kept")]).ids
+        assert store.capabilities().encrypted
         assert store.search("anna", vector(1)[None], ["plugh"])[0][0].entry.text == "zanzibar plugh"
         for trace in (b"zanzibar", b"plugh", b"anna", b"entries", b"correct horse", vector(1).tobytes()):
             assert trace not in on_disk(tmp_path)
@@ -461,13 +458,13 @@ def test_nothing_is_readable_without_the_key(tmp_path, monkeypatch, capfd):
 
 def test_a_sqlite_that_cannot_encrypt_is_refused(tmp_path, monkeypatch):
     """The plain `apsw` has the same name, takes a key and ignores it."""
-    from memgpt_cli.memory import database
+    from memgpt_cli.store.sqlite import file
 
     class Plain(apsw.Connection):
         def pragma(self, name, *values):
             return None if name == "key" else super().pragma(name, *values)
 
-    monkeypatch.setattr(database.apsw, "Connection", Plain)
+    monkeypatch.setattr(file.apsw, "Connection", Plain)
     monkeypatch.setenv("SECRET", "x")
     with pytest.raises(StoreError, match="cannot encrypt"):
         open_store(str(tmp_path / "m.sqlite"), "e", "SECRET")
@@ -482,7 +479,7 @@ def work(path: str, worker: int, seconds: float, key_env: str, out) -> None:
         until, n = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             if worker % 2:
-                n += store.put("n", [Item(f"worker {worker} entry {n} {i}", key=vector(n)) for i in range(5)]).new
+                n += store.put("n", [Item(f"worker {worker} entry {n} {i}", vector=vector(n)) for i in range(5)]).new
                 if n % 50 == 0:
                     store.forget("n", [e.id for e in store.list("n", Filter(contains=f"worker {worker} "), limit=3)])
             else:
@@ -515,31 +512,31 @@ def test_many_readers_and_writers_at_once(tmp_path, monkeypatch, key_env):
 
 
 def test_the_index_sees_what_other_processes_change(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 20)
-    monkeypatch.setattr("memgpt_cli.memory.keys.LOG_OF_CHANGES", 6)
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 20)
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.LOG_OF_CHANGES", 6)
     path = str(tmp_path / "m.sqlite")
     best = lambda s, n: [h.entry.text for h in s.search("n", vector(n)[None], k=1)[0]]  # noqa: E731
     with open_store(path, "e") as other:
-        ids = other.put("n", [Item(f"entry {n}", key=vector(n)) for n in range(30)]).ids
+        ids = other.put("n", [Item(f"entry {n}", vector=vector(n)) for n in range(30)]).ids
         assert best(store, 7) == ["entry 7"]
-        other.put("n", [Item("entry 99", key=vector(99))])
+        other.put("n", [Item("entry 99", vector=vector(99))])
         assert best(store, 99) == ["entry 99"]
-        other.edit("n", ids[7], Item("changed 7", key=vector(777)))
+        other.edit("n", ids[7], Item("changed 7", vector=vector(777)))
         assert best(store, 777) == ["changed 7"]
         assert best(store, 7) != ["entry 7"]
         other.forget("n", [ids[7]])
         assert best(store, 777) != ["changed 7"]
         (late,) = other.put("n", [Item("without a key")]).ids
-        other.put("n", [Item("entry 100", key=vector(100))])
+        other.put("n", [Item("entry 100", vector=vector(100))])
         assert best(store, 100) == ["entry 100"]
-        other.rekey("n", [late], ["without a key"], vector(500)[None])
+        other.add_vectors("n", [late], ["without a key"], vector(500)[None])
         assert best(store, 500) == ["without a key"]
         for n in range(10):  # more than the log of changes holds
-            other.edit("n", ids[n + 10], Item(f"again {n}", key=vector(2000 + n)))
+            other.edit("n", ids[n + 10], Item(f"again {n}", vector=vector(2000 + n)))
         assert [best(store, 2000 + n) for n in range(10)] == [[f"again {n}"] for n in range(10)]
         other.forget("n", everything=True)
         assert store.search("n", vector(1)[None]) == [[]]
-        other.put("n", [Item("fresh", key=vector(1))])
+        other.put("n", [Item("fresh", vector=vector(1))])
         assert best(store, 1) == ["fresh"]
 
 
@@ -555,7 +552,8 @@ def test_codes_find_what_an_exact_scan_finds(dim):
     queries = keys[:50] + 0.3 * rng.normal(size=(50, dim)).astype(np.float32) / np.sqrt(dim)
     book = Codebook.of(keys, make_rotation(dim))
     rows = book.encode(np.arange(len(keys)) * 3, keys)
-    index = CodedIndex(book, [Codes.of(rows[:15_000]), Codes.of(rows[15_000:])])
+    index = CodedIndex(book, Codes.of(rows[:15_000]))
+    index.append(rows[15_000:])
     fetch = lambda ids: keys[ids // 3]  # noqa: E731
     found = index.search(queries, 8, None, fetch)
     truth = np.argsort(-(queries @ keys.T), axis=1)[:, :8] * 3
@@ -571,8 +569,8 @@ def test_codes_find_what_an_exact_scan_finds(dim):
 
 
 def test_equal_keys_are_found_in_the_order_they_came(store, monkeypatch):
-    monkeypatch.setattr("memgpt_cli.memory.keys.EXACT_ROWS", 5)
-    ids = store.put("n", [Item(f"same {n}", key=vector(1)) for n in range(5000)]).ids
+    monkeypatch.setattr("memgpt_cli.store.sqlite.vectors.EXACT_ROWS", 5)
+    ids = store.put("n", [Item(f"same {n}", vector=vector(1)) for n in range(5000)]).ids
     assert [h.entry.id for h in store.search("n", vector(1)[None], k=4)[0]] == ids[:4]
 
 
@@ -580,14 +578,14 @@ def test_equal_keys_are_found_in_the_order_they_came(store, monkeypatch):
 
 
 def test_verify_finds_damage(store, tmp_path):
-    store.put("n", [Item(f"entry {n}", key=vector(n)) for n in range(5)])
+    store.put("n", [Item(f"entry {n}", vector=vector(n)) for n in range(5)])
     db = store._db.connection
     assert store.verify() == []
     for change, said in (
         ("UPDATE entries SET text='altered' WHERE id=1", "entry 1: its text is not what was stored"),
-        ("DELETE FROM keys_1 WHERE id=2", "codes without a key"),
+        ("DELETE FROM keys_1 WHERE id=2", "codes without a vector"),
         ("UPDATE namespaces SET entries=9", "noted [9"),
-        ("DELETE FROM codes WHERE id=3", "keys that search does not know"),
+        ("DELETE FROM codes WHERE id=3", "vectors that search does not know"),
         ("DELETE FROM entries WHERE id=4", "belong to no entry"),
     ):
         db.execute(change)
@@ -667,7 +665,7 @@ def test_urls_and_permissions(tmp_path, monkeypatch):
 
 
 def test_a_snapshot_is_whole_and_replaces_nothing(store, tmp_path):
-    store.put("n", [Item("one", key=vector(1))])
+    store.put("n", [Item("one", vector=vector(1))])
     store.set_limits("n", Limits(max_entries=5))
     store.snapshot(tmp_path / "copy.sqlite")
     store.put("n", [Item("two")])
@@ -688,11 +686,11 @@ def test_a_sealed_server_keeps_nothing_readable(tmp_path, monkeypatch):
     try:
         url = server.get_uri()
         with open_store(url, "e", "SECRET") as store:
-            ids = store.put("anna-secret", [Item("zanzibar plugh", key=vector(1)), Item("kept words", key=vector(2))]).ids
+            ids = store.put("anna-secret", [Item("zanzibar plugh", vector=vector(1)), Item("kept words", vector=vector(2))]).ids
             assert store.search("anna-secret", vector(1)[None], ["plugh"])[0][0].entry.text == "zanzibar plugh"
             receipt = store.forget("anna-secret", ids[:1])
             assert receipt.state == "pending"
-            assert store.stats("anna-secret")["erasure_pending"]
+            assert store.stats("anna-secret").erasure_pending
             old = {p.name: p.read_bytes() for p in (tmp_path / "keys").iterdir()}
             assert store.compact().state == "erased"
             assert not {p.name for p in (tmp_path / "keys").iterdir()} & set(old)  # sealed anew, the old key destroyed
@@ -727,7 +725,7 @@ def test_a_sealed_server_keeps_nothing_readable(tmp_path, monkeypatch):
             (id,) = store.put("n", [Item("plain")]).ids
             assert store.forget("n", [id]).state == "pending"
             assert "log and backups" in store.compact().reason
-            assert not store.stats("n")["erasure_pending"]
+            assert not store.stats("n").erasure_pending
         with pytest.raises(StoreError, match="is not encrypted"):
             open_store(url, "e", "SECRET")
     finally:

@@ -1,12 +1,14 @@
 """The fast model against the naive one, and the laws that batching must keep."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import make_episode, tiny_model
 from naive import Naive
 
-from memgpt_cli.data.batching import collate
-from memgpt_cli.data.dataset import encode_row
+from memgpt_cli.data.collate import collate
+from memgpt_cli.data.dataset import encode
 from memgpt_cli.model.attention import SharedRead
 from memgpt_cli.model.inputs import shift
 from memgpt_cli.model.pointer import Mass
@@ -21,7 +23,7 @@ VARIANTS = {
 
 
 def rows_of(episodes, tokenizer):
-    return [encode_row(e, tokenizer) for e in episodes]
+    return [encode(e, tokenizer) for e in episodes]
 
 
 def fast_logprobs(model, rows):
@@ -31,8 +33,8 @@ def fast_logprobs(model, rows):
     out = model.log_probs(model.decode(shift(batch.targets), context), context)
     found = {}
     for g, row in enumerate(rows):
-        for e, target in enumerate(row["target_ids"]):
-            found[row["id"], e] = out[g, e, : len(target) + 1]
+        for e, target in enumerate(row.target_ids):
+            found[row.id, e] = out[g, e, : len(target) + 1]
     return found
 
 
@@ -90,18 +92,18 @@ def test_split_episodes_give_the_same_answers(tokenizer):
     context = model.read(batch)
     out = model.log_probs(model.decode(shift(batch.targets), context), context)
     for k in (2, 3):
-        value = whole[row["id"], k]
+        value = whole[row.id, k]
         torch.testing.assert_close(out[0, k - 2, : len(value)], value, atol=2e-5, rtol=1e-5)
 
 
 def test_future_entries_are_invisible(tokenizer):
     model, episode = tiny_model(len(tokenizer)), make_episode(1, entries=6, examples=3)
     row = rows_of([episode], tokenizer)[0]
-    changed = {**row, "entry_ids": [*row["entry_ids"][:2], *([9, 8, 7] for _ in range(4))]}
+    changed = replace(row, entry_ids=[*row.entry_ids[:2], *([9, 8, 7] for _ in range(4))])
     before, after = fast_logprobs(model, [row]), fast_logprobs(model, [changed])
     assert episode.examples[1].sees == 2
-    torch.testing.assert_close(before[row["id"], 1], after[row["id"], 1])
-    assert not torch.allclose(before[row["id"], 2], after[row["id"], 2])
+    torch.testing.assert_close(before[row.id, 1], after[row.id, 1])
+    assert not torch.allclose(before[row.id, 2], after[row.id, 2])
 
 
 def test_a_text_that_occurs_often_is_encoded_once(tokenizer):

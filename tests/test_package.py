@@ -25,7 +25,7 @@ def build(folder: Path, *args: str) -> Path:
 def test_an_installed_wheel_finds_its_configuration(tmp_path, through):
     wheel = build(tmp_path / "dist", *(["--wheel"] if through == "wheel alone" else []))
     names = zipfile.ZipFile(wheel).namelist()
-    assert "memgpt_cli/conf/train.yaml" in names
+    assert "memgpt_cli/conf/config.yaml" in names
     assert "memgpt_cli/data/bundled/dialog_babi/task5-trn.txt.xz" in names
     assert "memgpt_cli/data/bundled/dialog_babi/LICENSE.txt" in names
     assert not any(n.startswith(("tests", "conf/", "docs")) for n in names)

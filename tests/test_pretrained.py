@@ -11,10 +11,10 @@ transformers = pytest.importorskip("transformers", reason="memgpt-cli[hf] is not
 from memgpt_cli.checkpoint import extend_vocabulary, load_pretrained  # noqa: E402
 from memgpt_cli.checkpoint.pretrained import PRETRAINED  # noqa: E402
 from memgpt_cli.config import GenerateConfig  # noqa: E402
-from memgpt_cli.data.batching import collate  # noqa: E402
-from memgpt_cli.data.dataset import encode_row  # noqa: E402
+from memgpt_cli.data.collate import collate  # noqa: E402
+from memgpt_cli.data.dataset import encode  # noqa: E402
 from memgpt_cli.errors import CheckpointError  # noqa: E402
-from memgpt_cli.generation.decode import generate  # noqa: E402
+from memgpt_cli.inference.decode import generate  # noqa: E402
 from memgpt_cli.model.inputs import plain_batch  # noqa: E402
 
 from conftest import make_episode  # noqa: E402  # isort: skip
@@ -136,9 +136,9 @@ def test_generated_tokens_are_theirs(pair, beams, penalty, monkeypatch):
 def test_attached_memory_changes_nothing_until_it_is_trained(pair, tokenizer):
     """Empty, or full and at its initial gate: what is said is the pretrained model's; and the gate has a gradient."""
     _, ours, _ = pair
-    row = encode_row(make_episode(2), tokenizer)
-    for part in ("entry_ids", "input_ids", "target_ids"):
-        row[part] = [[i % 68 + 3 for i in ids] for ids in row[part]]
+    row = encode(make_episode(2), tokenizer)
+    parts = ("entry_ids", "input_ids", "target_ids")
+    row = replace(row, **{part: [[i % 68 + 3 for i in ids] for ids in getattr(row, part)] for part in parts})
     batch = collate([row])
     assert batch.memory_tokens.shape[1] > 5
     context = ours.read(batch)

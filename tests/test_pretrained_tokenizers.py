@@ -13,7 +13,7 @@ from hypothesis import example, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from memgpt_cli.errors import CheckpointError, ConfigError  # noqa: E402
-from memgpt_cli.tokenizer import Tokenizer, train_tokenizer  # noqa: E402
+from memgpt_cli.tokenizer import load_tokenizer, train_tokenizer  # noqa: E402
 from memgpt_cli.tokenizer.pretrained import add_tokens  # noqa: E402
 
 from conftest import sentence  # noqa: E402  # isort: skip
@@ -96,7 +96,7 @@ def _byte_fallback_pipeline(model: bytes):
 @pytest.fixture(scope="module", params=KINDS)
 def both(request, folders):
     folder = folders / request.param
-    return transformers.AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
 
 
 @settings(max_examples=300, deadline=None)
@@ -114,7 +114,7 @@ def test_ids_and_texts_are_theirs(both, text):
 def test_a_saved_tokenizer_is_the_same(both, tmp_path):
     theirs, ours = both
     ours.save(tmp_path)
-    again = Tokenizer.load(tmp_path)
+    again = load_tokenizer(tmp_path)
     text = "the red house <extra_id_3> 中文 😀"
     assert again.encode(text) == ours.encode(text)
     assert again.fingerprint == ours.fingerprint
@@ -123,7 +123,7 @@ def test_a_saved_tokenizer_is_the_same(both, tmp_path):
 
 
 def test_added_tokens_are_one_id_each(folders, tokenizer):
-    ours = Tokenizer.load(folders / "spiece")
+    ours = load_tokenizer(folders / "spiece")
     size = len(ours)
     add_tokens(ours, ["#Person1#", "#Person2#"])
     assert len(ours) == size + 2
@@ -136,12 +136,12 @@ def test_added_tokens_are_one_id_each(folders, tokenizer):
 def test_a_missing_library_is_one_line_that_installs_it(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(CheckpointError, match=r"pip install 'memgpt-cli\[hf\]'"):
-        Tokenizer.load(folders / "spiece")
+        load_tokenizer(folders / "spiece")
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="holds no tokenizer: expected tokenizer.model"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is no tokenizer"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)

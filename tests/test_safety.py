@@ -24,9 +24,9 @@ from memgpt_cli.checkpoint import load_model
 from memgpt_cli.checkpoint.untrusted import describe_run
 from memgpt_cli.cli.terminal import as_json_line, visible
 from memgpt_cli.errors import CheckpointError, ConfigError, DataError, StoreError, in_words
-from memgpt_cli.memory import Filter, Item, Limits, Row, open_store
-from memgpt_cli.memory.records import MAX_TEXT_BYTES
 from memgpt_cli.schema import ModelConfig
+from memgpt_cli.store import Filter, Item, Limits, Row, open_store
+from memgpt_cli.store.types import MAX_TEXT_BYTES
 
 ESC = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
 
@@ -58,9 +58,9 @@ def test_a_run_names_no_place_of_ours(run, terminal):
     secret.write_text("1 x R_a\tmy secret\n")
     change(
         run,
-        memory__store="postgresql://thief@example.invalid/db",
-        memory__key_env="AWS_SECRET_ACCESS_KEY",
-        memory__namespace="thief",
+        store__url="postgresql://thief@example.invalid/db",
+        store__key_env="AWS_SECRET_ACCESS_KEY",
+        store__namespace="thief",
         data__path=str(terminal.folder),
         data__files={"train": "secret.txt", "test": "../../etc/passwd"},
         data__options={"knowledge_base": str(secret), "hub": "thief/data", "facts": 12},
@@ -69,12 +69,12 @@ def test_a_run_names_no_place_of_ours(run, terminal):
         model__init_from="/home/anna/model",
     )
     config = load_model(run / "model")[2]
-    assert (config.memory.store, config.memory.namespace, config.memory.key_env, config.data.path) == ("", "", "", "")
+    assert (config.store.url, config.store.namespace, config.store.key_env, config.data.path) == ("", "", "", "")
     assert (config.data.files, config.data.options, config.data.chat.knowledge) == ({}, {"facts": 12}, "")
     assert (config.data.tokenizer.path, config.model.init_from) == ("", "model")
     said = terminal("chat", "--namespace", "t", text="hello\n/quit\n")
     assert said.code == 0, said.err
-    assert "this run's own data.chat.knowledge, memory.store, memory.namespace, memory.key_env: not followed" in said.err
+    assert "this run's own data.chat.knowledge, store.url, store.namespace, store.key_env: not followed" in said.err
     assert (terminal.folder / "home" / "memory.sqlite").is_file(), "what is said stays in the user's own store"
     assert "secret" not in said.out + said.err
 
@@ -154,7 +154,7 @@ def store(tmp_path):
 
 
 BAD_ROWS = {
-    "meta.said of another type": {"meta": {"said": 5}},
+    "meta.repeats of another type": {"meta": {"repeats": 5}},
     "meta.triple of two": {"meta": {"triple": ["a", "b"]}},
     "meta that is no object": {"meta": [1]},
     "meta too large": {"meta": {"x": "y" * 70_000}},
@@ -184,7 +184,7 @@ def test_no_row_comes_in_that_could_not_be_shown_and_forgotten(store, name):
 
 @pytest.mark.parametrize(
     "wrong", [{"created": "yesterday"}, {"created": "2026-01-31T12:00:00+05:00"}, {"updated": 5}, {"version": 0}, {"version": True},
-              {"version": 1 << 40}, {"searchable": 1}, {"provenance": {}}, {"keys": {5: np.ones(3, np.float32)}}],
+              {"version": 1 << 40}, {"searchable": 1}, {"provenance": {}}, {"vectors": {5: np.ones(3, np.float32)}}],
 )  # fmt: skip
 def test_no_past_comes_in_that_is_none(store, wrong):
     date = "2026-01-31T12:00:00+00:00"
@@ -197,7 +197,7 @@ def test_no_past_comes_in_that_is_none(store, wrong):
 def test_what_the_import_refused_is_said_and_the_rest_can_be_forgotten(terminal):
     lines = [
         {"text": "one"},
-        {"text": "two", "meta": {"said": 5}},
+        {"text": "two", "meta": {"repeats": 5}},
         {"text": "three", "meta": {"mine": [1]}},
         {"text": "four", "kind": "evil"},
     ]
@@ -205,7 +205,7 @@ def test_what_the_import_refused_is_said_and_the_rest_can_be_forgotten(terminal)
     said = terminal("memory", "import", "a.jsonl", "--namespace", "n")
     assert said.code == 1
     assert "2 entries from 1 files" in said.out
-    assert "a.jsonl:2: meta.said is '5', expected text" in said.out
+    assert "a.jsonl:2: meta.repeats is '5', expected text" in said.out
     assert "a.jsonl:4: kind is 'evil', expected one of" in said.out
     for how in (["1"], ["--where", "kind=note"], ["--all"]):
         assert terminal("memory", "forget", *how, "--yes", "--namespace", "n").code == 0
@@ -223,7 +223,7 @@ TAMPERING = {
     "meta": ("UPDATE entries SET meta='{\"x\":2}' WHERE id=1", "entry 1: its meta, provenance, dates or version are not"),
     "meta that is no JSON": ("UPDATE entries SET meta='{' WHERE id=1", "entry 1: its meta or provenance is no JSON"),
     "meta of bytes": ("UPDATE entries SET meta=x'ff' WHERE id=1", "entry 1: its meta or provenance is no JSON"),
-    "said": ("UPDATE entries SET meta='{\"said\":5}' WHERE id=1", "entry 1: meta.said is '5'"),
+    "repeats": ("UPDATE entries SET meta='{\"repeats\":5}' WHERE id=1", "entry 1: meta.repeats is '5'"),
     "provenance": ("UPDATE entries SET provenance='[{\"who\":\"eve\"}]' WHERE id=1", "entry 1: its meta, provenance"),
     "provenance that is none": ("UPDATE entries SET provenance='7' WHERE id=1", "entry 1: provenance is"),
     "created": ("UPDATE entries SET created='2020-01-01T00:00:00+00:00' WHERE id=1", "entry 1: its meta, provenance, dates"),
@@ -319,16 +319,16 @@ def test_a_snapshot_that_fails_leaves_nothing_in_the_way(store, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"kind": "[red]x[/red]"}, "kind is"), ({"created": "x"}, "created is"), ({"meta": {"said": 1}}, "meta.said"),
-     ({"keys": {"e": -1}}, "its keys are not in the export"), ({"keys": {"e": 99}}, "is no entry"), ({"keys": {"f": 0}}, "is no entry"),
+    [({"kind": "[red]x[/red]"}, "kind is"), ({"created": "x"}, "created is"), ({"meta": {"repeats": 1}}, "meta.repeats"),
+     ({"keys": {"e": -1}}, "its vectors are not in the export"), ({"keys": {"e": 99}}, "is no entry"), ({"keys": {"f": 0}}, "is no entry"),
      ({"text": 7}, "text is a number"), ({"provenance": [{"evil": 1}]}, "an origin has 'evil'")],
 )  # fmt: skip
 def test_an_export_with_one_bad_line_is_refused_whole(store, tmp_path, change, message):
     import hashlib
 
-    from memgpt_cli.memory import bundle
+    from memgpt_cli.store import bundle
 
-    store.put("n", [Item(f"entry {n}", key=np.ones(4, np.float32)) for n in range(5)])
+    store.put("n", [Item(f"entry {n}", vector=np.ones(4, np.float32)) for n in range(5)])
     bundle.export(store, "n", tmp_path / "out")
     file = tmp_path / "out" / "entries.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
@@ -347,22 +347,24 @@ def test_an_export_with_one_bad_line_is_refused_whole(store, tmp_path, change, m
 
 @pytest.fixture
 def talk(tokenizer, tmp_path):
-    from memgpt_cli.chat import Conversation
-    from memgpt_cli.config import ChatConfig, GenerateConfig, LimitConfig
+    from memgpt_cli.chat.conversation import Conversation
+    from memgpt_cli.config import Config, DataConfig, GenerateConfig, LimitConfig, StoreConfig
+    from memgpt_cli.data.dataset import Seen
+    from memgpt_cli.inference.session import Session
 
     model, opened = tiny_model(len(tokenizer)), []
 
-    def open_it(**changes):
-        store = open_store(str(tmp_path / "m.sqlite"), "e")
-        opened.append(store)
-        limits = LimitConfig(input=16, entry=8)
-        return Conversation(
-            model, tokenizer, store, "anna", ChatConfig(**changes), GenerateConfig(max_tokens=4, min_tokens=1), 8, limits=limits
-        )
+    def open_it():
+        data = DataConfig(limits=LimitConfig(input=16, entry=8))
+        config = Config(data=data, generate=GenerateConfig(max_tokens=4, min_tokens=1), store=StoreConfig(recall=8))
+        session = Session("tiny", None, model, tokenizer, config, Seen(), "e")
+        session.attach(str(tmp_path / "m.sqlite"), "anna", create=True)
+        opened.append(session)
+        return Conversation(session)
 
     yield open_it
-    for store in opened:
-        store.close()
+    for session in opened:
+        session.close()
 
 
 def test_a_message_too_long_is_refused_before_it_is_kept(talk):

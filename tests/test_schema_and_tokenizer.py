@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from memgpt_cli.errors import CheckpointError, ConfigError, DataError
 from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
-from memgpt_cli.tokenizer import EOS, PAD, Tokenizer, train_tokenizer
+from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, train_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ODD = [
@@ -52,15 +52,15 @@ def test_training_is_reproducible_and_saving_keeps_it(tokenizer, tmp_path):
     one, two = (train_tokenizer(texts, 320) for _ in range(2))
     assert one.fingerprint == two.fingerprint != tokenizer.fingerprint
     one.save(tmp_path)
-    assert Tokenizer.load(tmp_path).fingerprint == one.fingerprint
+    assert load_tokenizer(tmp_path).fingerprint == one.fingerprint
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
     with pytest.raises(CheckpointError, match="not a SentencePiece model"):
-        Tokenizer.load(tmp_path)
+        load_tokenizer(tmp_path)
     with pytest.raises(ConfigError, match="at least 300"):
         train_tokenizer(["a"], 100)
 

@@ -5,8 +5,9 @@ import random
 
 import pytest
 
+from memgpt_cli import plugins
 from memgpt_cli.data.preprocess import bundled_folder
-from memgpt_cli.data.sources import SOURCE_NAMES, Where, find_source, make_options
+from memgpt_cli.data.sources import Where, find_source, make_options
 from memgpt_cli.data.sources.facts import FactsOptions, make_facts, people
 from memgpt_cli.errors import DataError
 from memgpt_cli.schema import parse_triple
@@ -64,7 +65,7 @@ def test_every_source_yields_sound_episodes(name, tmp_path):
 
 
 def test_every_source_has_a_test():
-    assert set(SAMPLES) | {"facts", "parallel"} == set(SOURCE_NAMES)
+    assert set(SAMPLES) | {"facts", "parallel"} == set(plugins.names(plugins.SOURCES))
 
 
 @pytest.mark.parametrize("name", ["dialog_babi", "kdconv", "duconv", "dialogue", "text", "wikitext", "eltec"])

@@ -15,8 +15,8 @@ from conftest import TINY, make_episode, tiny_model
 from rich.console import Console
 
 from memgpt_cli.checkpoint import load_model, load_tree, save_tree
-from memgpt_cli.data.batching import collate
-from memgpt_cli.data.dataset import encode_row
+from memgpt_cli.data.collate import collate
+from memgpt_cli.data.dataset import encode
 from memgpt_cli.errors import CheckpointError, UsageError
 from memgpt_cli.training.callbacks import checkpoint_folders, read_history
 from memgpt_cli.training.fit import EpisodeData, make_model, train
@@ -163,7 +163,7 @@ def test_checkpoints_keep_every_value(tmp_path):
 def test_losses_are_what_they_say(tokenizer):
     model = tiny_model(len(tokenizer))
     episode = make_episode(2, entries=5, examples=3)
-    batch = collate([encode_row(episode, tokenizer)])
+    batch = collate([encode(episode, tokenizer)])
     context = model.read(batch)
     scored = model.target_logprobs(batch, context, smoothing=True)
     sums = training_sums(batch, context, scored, smoothing=0.0)

@@ -1,12 +1,13 @@
 """Runs on disk: models and training state as safetensors plus JSON, written whole or not at all. Nothing is unpickled."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,11 +17,12 @@ from memgpt_cli.config import Config, to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.files import Kind, new_folder
 from memgpt_cli.model import MemoryTransformer
-from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
+RUNS_ROOT = Path("runs")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-ENTRY_KEY = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's key
+ENTRY_VECTOR = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's vector
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
 HISTORY, CURVE, CHECKPOINTS, ADAPTER = "history.jsonl", "learning_curve.png", "checkpoints", "adapter"
 STATE = Kind("a checkpoint", TREE_JSON, (), (TREE_TENSORS, TREE_JSON))
@@ -92,7 +94,9 @@ def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, c
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in weights.items()}
     described = to_dict(config) | {"notes": notes, "tokenizer": tokenizer.fingerprint}
     with new_folder(folder, MODEL) as partial:
-        write_tensors(weights, partial / WEIGHTS, metadata={"format": "memgpt-1"})
+        write_tensors(
+            weights, partial / WEIGHTS, metadata={"format": f"memgpt-1 {_fingerprint(weights)}"}
+        )  # one key: their order is not kept
         (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
         tokenizer.save(partial)
 
@@ -106,7 +110,7 @@ def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} holds no {name}: train a model first (memgpt train) or name a run with --run")
     described = describe_run(folder, CONFIG)
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = load_tokenizer(folder)
     check_tokenizer(tokenizer, described, folder)
     weights = read_checked(described.config.model, folder / WEIGHTS)
     model = MemoryTransformer(described.config.model)
@@ -115,15 +119,18 @@ def load_model(folder: Path) -> tuple[MemoryTransformer, Tokenizer, Config]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Of the weights that make an entry's key."""
-    import hashlib
-
-    digest = hashlib.sha256()
+    """Of the weights that make an entry's vector: as it was noted beside them, or computed where it was not."""
     try:
-        weights = load_file(folder / WEIGHTS)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            noted = (file.metadata() or {}).get("format", "").removeprefix("memgpt-1").strip()
+        return noted[:64] if noted.isalnum() and len(noted) == 16 else _fingerprint(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} holds no safetensors, or is damaged") from error
-    for name in sorted(n for n in weights if n.startswith(ENTRY_KEY)):
+
+
+def _fingerprint(weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(n for n in weights if n.startswith(ENTRY_VECTOR)):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

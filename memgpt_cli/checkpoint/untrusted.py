@@ -50,13 +50,15 @@ def describe_run(folder: Path, file: str = "config.json") -> Described:
         raise CheckpointError(f"{path} is no JSON, or damaged") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} is no configuration: expected an object")
-    notes, mark = values.pop("notes", {}), values.pop("tokenizer", "")
+    notes, mark, old = values.pop("notes", {}), values.pop("tokenizer", ""), values.pop("memory", None)
+    if isinstance(old, dict) and "store" not in values:  # what the group was called before
+        values["store"] = {"url" if name == "store" else name: value for name, value in old.items()}
     try:
         config: Config = build(Config, values)
     except MemgptError as error:
         raise CheckpointError(f"{path}: {error}") from error
     own = _without_places(config, folder)
-    names = ("data.chat.knowledge", "memory.store", "memory.namespace", "memory.key_env")
+    names = ("data.chat.knowledge", "store.url", "store.namespace", "store.key_env")
     ignored = tuple(name for name in names if _setting(config, name) and not _setting(own, name))
     return Described(own, notes if isinstance(notes, dict) else {}, str(mark), ignored)
 
@@ -82,9 +84,9 @@ def _without_places(config: Config, folder: Path) -> Config:
         tokenizer=replace(data.tokenizer, path="", revision="", add=()),
         chat=replace(data.chat, knowledge=knowledge),
     )
-    store = replace(config.memory, store="", namespace="", key_env="")
+    store = replace(config.store, url="", namespace="", key_env="")
     model = replace(config.model, init_from=without_place(config.model.init_from))
-    return replace(config, data=data, memory=store, model=model)
+    return replace(config, data=data, store=store, model=model)
 
 
 def without_data_places(data: DataConfig) -> DataConfig:

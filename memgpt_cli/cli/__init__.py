@@ -2,23 +2,29 @@
 
 import contextlib
 import errno
-import importlib
 import io
 import os
 import signal
 import sys
 from typing import Any
 
+from memgpt_cli import plugins
 from memgpt_cli.cli.app import app
 from memgpt_cli.errors import MemgptError, in_words
 
-ORDER = ("preprocess", "train", "eval", "generate", "chat", "export", "config", "runs", "doctor")
+ORDER = ("preprocess", "train", "eval", "generate", "ask", "chat", "export", "config", "doctor")
 
 
 def load_commands() -> None:
-    """Adds the commands to the application, in the order `--help` lists them."""
-    for name in ("pipeline", "evaluation", "talking", "memory", "memory_changes", "memory_care", "exporting", "inspection"):
-        importlib.import_module(f"memgpt_cli.cli.{name}")
+    """Adds the commands to the application: ours in the order `--help` lists them, then what other packages bring.
+
+    One of another package that cannot be loaded is said, and the others work.
+    """
+    for name in plugins.names(plugins.COMMANDS):
+        try:
+            plugins.load(plugins.COMMANDS, name, name)
+        except MemgptError as error:
+            _say(str(error))
     place = {name: n for n, name in enumerate(ORDER)}
     app.registered_commands.sort(key=lambda c: place.get(str(c.name or getattr(c.callback, "__name__", "")), len(ORDER)))
 

@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 
     from memgpt_cli.config import Config, DataConfig
     from memgpt_cli.data.preprocess import Report
-    from memgpt_cli.generation.recall import Encoder, Recall
-    from memgpt_cli.memory import Store
-    from memgpt_cli.model import MemoryTransformer
-    from memgpt_cli.tokenizer import Tokenizer
+    from memgpt_cli.inference.session import Session
 
+HELP = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     no_args_is_help=True,
+    context_settings=HELP,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     help="Encoder-decoder Transformers with an external memory: from raw text to a chat that remembers.\n\n"
@@ -26,7 +25,7 @@ app = typer.Typer(
     epilog="Settings are given as `key=value`, presets as `group=preset`: `memgpt train trainer=gpu4 optim.lr=1e-3`.",
 )
 
-DATA_ROOT, RUNS_ROOT = Path("data"), Path("runs")
+DATA_ROOT = Path("data")
 
 
 def complete_override(incomplete: str) -> list[str]:
@@ -63,10 +62,7 @@ KeyEnv = Annotated[
     str,
     typer.Option("--key-env", envvar="MEMGPT_KEY_ENV", help="The environment variable that holds an encrypted store's key."),
 ]
-MemoryStore = Annotated[
-    str,
-    typer.Option("--memory", help="A store to read from: a path or URL; memory.recall entries are recalled for each input."),
-]
+OldMemory = Annotated[str, typer.Option("--memory", hidden=True, help="What --store was called.")]
 
 
 def print_version(asked: bool) -> None:
@@ -118,6 +114,21 @@ def data_folder(data: "DataConfig") -> Path:
     return result.folder
 
 
+def own_data(overrides: list[str] | None) -> list[str]:
+    """The overrides with `data=FILE` (or a folder) of the user's own made into the settings that read it, which are shown."""
+    from memgpt_cli.data.guess import guess, is_own
+
+    given = list(overrides or [])
+    for n, override in enumerate(given):
+        name, _, value = override.partition("=")
+        if name == "data" and is_own(value):
+            rest = given[:n] + given[n + 1 :]
+            guessed, said = guess(value, rest)
+            console(stderr=True).print(said, style="dim", markup=False)
+            return [*guessed, *rest]
+    return given
+
+
 def run_name(config: "Config") -> str:
     """Data and model; data cut for a pretrained model is named after both already."""
     from memgpt_cli.files import plain_name, slug
@@ -126,58 +137,52 @@ def run_name(config: "Config") -> str:
     return config.run or plain_name(own, "the run's name (set run=NAME)")
 
 
-def user_name() -> str:
-    """The namespace of who gives none."""
-    import getpass
+def store_named(store: str, namespace: str, old: str = "") -> str | None:
+    """What `Session.open` takes: None where neither a store nor whose memory is named here."""
+    return store or old or ("" if namespace else None)
 
+
+def open_session(
+    run: str,
+    overrides: list[str] | None = None,
+    config_dir: Path | None = None,
+    store: str | None = None,
+    namespace: str = "",
+    key_env: str = "",
+    create: bool = False,
+) -> "Session":
+    """A session that says which run it is and what of its settings is not followed, with vectors of all that is stored.
+
+    Raises UsageError where the memory that is to be read is empty (and not made here).
+    """
     from memgpt_cli.errors import UsageError
+    from memgpt_cli.inference.session import Session
 
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without a user of that number
-        raise UsageError("this system has no name for you: say whose memory it is with --namespace NAME") from None
-
-
-def say_ignored(model_folder: Path) -> None:
-    """Says which settings of a run's own are not followed: it may be somebody else's."""
-    from memgpt_cli.checkpoint.untrusted import describe_run
-
-    if ignored := describe_run(model_folder).ignored:
-        said = f"this run's own {', '.join(ignored)}: not followed, since a run may be somebody else's. Give it here to have it"
-        console(stderr=True).print(said, style="yellow", markup=False)
-
-
-def open_recall(
-    url: str, namespace: str, key_env: str, config: "Config", model: "MemoryTransformer", tokenizer: "Tokenizer", folder: Path
-) -> "Recall":
-    """A store that there is already, with keys of this model; raises UsageError where there is none."""
-    from memgpt_cli.checkpoint import fingerprint
-    from memgpt_cli.errors import UsageError
-    from memgpt_cli.generation.recall import Encoder, Recall
-    from memgpt_cli.memory import open_store
-
-    if "://" not in url and not Path(url).expanduser().is_file():
-        raise UsageError(f"--memory {url}: no such store; `memgpt memory import FILES --store {url}` makes one")
-    say_ignored(folder)
-    store = open_store(url, fingerprint(folder), key_env or config.memory.key_env)
-    owner, encoder = namespace or config.memory.namespace or user_name(), Encoder(model, tokenizer)
-    if not store.list(owner, limit=1):
-        store.close()
-        raise UsageError(f"the memory of '{owner}' in {store.url} is empty: --namespace says whose memory to read")
-    key_what_is_not(store, owner, encoder)
-    return Recall(store, owner, encoder, config.memory.recall)
+    session = Session.open(
+        run, store=store, namespace=namespace, key_env=key_env, overrides=overrides or [], config_dir=config_dir, create=create
+    )
+    out = console(stderr=True)
+    out.print(f"run {session.name}" + (f" ({session.folder})" if session.folder else ""), style="dim", markup=False)
+    if session.ignored:
+        said = f"this run's own {', '.join(session.ignored)}: not followed, since a run may be somebody else's. Give it here to have it"
+        out.print(said, style="yellow", markup=False)
+    if session.recall is None:
+        return session
+    if not create and not session.store.list(session.namespace, limit=1):
+        url = session.store.url
+        session.close()
+        raise UsageError(f"the memory of '{session.namespace}' in {url} is empty: --namespace says whose memory to read")
+    add_missing_vectors(session)
+    return session
 
 
-def key_what_is_not(store: "Store", namespace: str, encoder: "Encoder") -> None:
-    """Keys for entries that have none of this model: added by another one, or without any."""
-    from memgpt_cli.generation.recall import add_keys
-
-    missing = store.stats(namespace)["unkeyed"]
-    if missing:
-        said = f"{missing:,} entries of '{namespace}' have no key of this model yet: adding them"
+def add_missing_vectors(session: "Session") -> None:
+    """Vectors for entries that have none of this model: added by another one, or without any."""
+    if missing := session.store.stats(session.namespace).without_vector:
+        said = f"{missing:,} entries of '{session.namespace}' have no vector of this model yet: adding them"
         console(stderr=True).print(said, markup=False)
-        with progress("adding keys") as report:
-            add_keys(store, namespace, encoder, report)
+        with progress("adding vectors") as report:
+            session.add_missing_vectors(report)
 
 
 @contextmanager

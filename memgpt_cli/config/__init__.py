@@ -1,7 +1,7 @@
 """Configuration: YAML composed by Hydra, checked against frozen dataclasses, one line per mistake."""
 
 from memgpt_cli.config.compose import compose, override
-from memgpt_cli.config.places import GROUPS, choices, conf_dir, home
+from memgpt_cli.config.places import GROUPS, choices, conf_dir, home, user_name
 from memgpt_cli.config.settings import (
     AugmentConfig,
     ChatConfig,
@@ -10,6 +10,7 @@ from memgpt_cli.config.settings import (
     DataConfig,
     EvalConfig,
     GenerateConfig,
+    InferenceConfig,
     LimitConfig,
     OptimConfig,
     RenameConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "GenerateConfig",
+    "InferenceConfig",
     "LimitConfig",
     "OptimConfig",
     "RenameConfig",
@@ -44,4 +46,5 @@ __all__ = [
     "home",
     "override",
     "to_dict",
+    "user_name",
 ]

@@ -17,16 +17,16 @@ from memgpt_cli.schema import ModelConfig
 _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
 
 
-def compose(command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
-    """The configuration of a command with Hydra overrides; raises ConfigError with one line for a person."""
-    raw = _compose(command, overrides, config_dir)
+def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
+    """The configuration with Hydra overrides; raises ConfigError with one line for a person."""
+    raw = _compose(overrides, config_dir)
     if raw["model"].get("init_from"):
-        raw = _for_pretrained(command, overrides, config_dir, raw)
+        raw = _for_pretrained(overrides, config_dir, raw)
     config: Config = build(Config, {k: v for k, v in raw.items() if k != "presets"} | {"preset": raw["presets"]["model"]})
     return _with_pretrained_tokenizer(config)
 
 
-def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
+def _compose(overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
     """Plain values as Hydra composes them, and under `presets` which preset of each group it took."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -41,7 +41,7 @@ def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dic
         free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
         ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            raw = hydra_compose(command, overrides=[*free, *search], return_hydra_config=True)
+            raw = hydra_compose("config", overrides=[*free, *search], return_hydra_config=True)
         presets = dict(raw.hydra.runtime.choices)
         with open_dict(raw):
             del raw["hydra"]
@@ -55,8 +55,8 @@ def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dic
         raise ConfigError(
             f"the settings{where} cannot be read: {' '.join(overrides)[:200] or 'a file of presets is no YAML'}"
         ) from error
-    if not all(isinstance(values.get(group), dict) for group in ("data", "model", "optim", "trainer", "memory")):
-        raise ConfigError("data, model, optim, trainer and memory are groups of settings: none of them can be null or a value")
+    if not all(isinstance(values.get(group), dict) for group in ("data", "model", "optim", "trainer", "store")):
+        raise ConfigError("data, model, optim, trainer and store are groups of settings: none of them can be null or a value")
     composed: dict[str, Any] = {**values, "presets": presets}
     return composed
 
@@ -64,7 +64,7 @@ def _compose(command: str, overrides: list[str], config_dir: Path | None) -> dic
 _LOADING = ("init_from", "revision", "init_parts", "memory", "dropout", "copy")  # what init_from leaves to ModelConfig
 
 
-def _for_pretrained(command: str, overrides: list[str], config_dir: Path | None, raw: dict[str, Any]) -> dict[str, Any]:
+def _for_pretrained(overrides: list[str], config_dir: Path | None, raw: dict[str, Any]) -> dict[str, Any]:
     """`model.init_from` brings the presets that fit pretrained weights, where no others are named.
 
     An experiment that starts from pretrained weights is taken as it is. One that does not, given `model.init_from=…` on top,
@@ -79,10 +79,10 @@ def _for_pretrained(command: str, overrides: list[str], config_dir: Path | None,
         added["optim"] = "finetune"
     presets = [f"{group}={name}" for group, name in added.items()]
     if presets:
-        raw = _compose(command, [*presets, *overrides], config_dir)
+        raw = _compose([*presets, *overrides], config_dir)
     if "model.init_from" in given:
         own = [o for o in overrides if o.lstrip("+").startswith(("model.", "optim."))]
-        alone = _compose(command, [*presets, *own], config_dir)
+        alone = _compose([*presets, *own], config_dir)
         raw |= {group: alone[group] for group in added}
         raw["model"]["vocab_size"] = 0  # a preset's is another checkpoint's
     folder = Path(raw["model"]["init_from"]).expanduser()
@@ -101,7 +101,7 @@ def _with_pretrained_tokenizer(config: Config) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(data, tokenizer=tokenizer, name=f"{data.name}-{slug}"))
 
 
-def override(base: Config, command: str, overrides: list[str], config_dir: Path | None = None) -> Config:
+def override(base: Config, overrides: list[str], config_dir: Path | None = None) -> Config:
     """A run's own configuration with overrides on top: `group=preset` replaces a group, `key=value` a setting."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -110,7 +110,7 @@ def override(base: Config, command: str, overrides: list[str], config_dir: Path 
 
     if not overrides:
         return base
-    composed = to_dict(compose(command, overrides, config_dir))  # also checks them all
+    composed = to_dict(compose(overrides, config_dir))  # also checks them all
     merged = OmegaConf.create(to_dict(base))
     try:
         for part in OverridesParser.create().parse_overrides(overrides):

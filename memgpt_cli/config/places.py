@@ -1,18 +1,19 @@
 """Where presets and personal state live."""
 
+import getpass
 import os
 from pathlib import Path
 
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, UsageError
 
-GROUPS = ("data", "model", "optim", "trainer", "memory", "experiment", "debug")
+GROUPS = ("data", "model", "optim", "trainer", "store", "experiment", "debug")
 
 
 def conf_dir() -> Path:
     """The configuration folder: the repository's where both exist (an editable install may leave a stale copy)."""
     package = Path(__file__).parents[1]
     for folder in (package.parent / "conf", package / "conf"):
-        if (folder / "train.yaml").is_file():
+        if (folder / "config.yaml").is_file():
             return folder
     raise ConfigError(f"no configuration found at {package / 'conf'}: reinstall memgpt-cli")
 
@@ -21,6 +22,14 @@ def choices(group: str, config_dir: Path | None = None) -> list[str]:
     """The presets of a group, such as cpu, gpu4 of `trainer`."""
     folders = [conf_dir() / group] + ([config_dir / group] if config_dir else [])
     return sorted({p.stem for folder in folders if folder.is_dir() for p in folder.glob("*.yaml")})
+
+
+def user_name() -> str:
+    """The namespace of who gives none; raises UsageError where the system has no name for them."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user of that number
+        raise UsageError("this system has no name for you: say whose memory it is with --namespace NAME") from None
 
 
 def home() -> Path:

@@ -41,7 +41,7 @@ class TokenizerConfig:
     add: tuple[
         str, ...
     ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
-    vocab_size: int = 1000
+    vocab_size: int = 1000  # pieces of the tokenizer that is trained, at most
     sample_mb: int = 20  # text of the training split it is trained on, at most
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class TokenizerConfig:
 class LimitConfig:
     """Lengths in tokens, and what happens to what is longer: always counted, never silent."""
 
-    input: int = 512
-    target: int = 256
-    entry: int = 128
+    input: int = 512  # tokens of an input
+    target: int = 256  # tokens of a target
+    entry: int = 128  # tokens of an entry
     on_long_input: str = "truncate"  # truncate (keeps the end) | drop | stop
     on_long_target: str = "truncate"  # truncate (keeps the beginning) | drop | stop
     on_long_entry: str = "split"  # split | stop
@@ -70,8 +70,8 @@ class LimitConfig:
 class RenameConfig:
     """Renames the values of these relations consistently within an episode, so that copying is learnt, not lists."""
 
-    relations: tuple[str, ...] = ()
-    probability: float = 0.5
+    relations: tuple[str, ...] = ()  # of facts whose tails are renamed
+    probability: float = 0.5  # that an episode is renamed, each time it is seen
 
     def __post_init__(self) -> None:
         check_bounds("data.augment.rename", self, probability=(0, 1))
@@ -86,9 +86,9 @@ class AugmentConfig:
 class ChatConfig:
     """How a conversation with a model of this data is set up."""
 
-    user: str = "user"
-    bot: str = "bot"
-    turns: int = 2
+    user: str = "user"  # what the person is called in a turn
+    bot: str = "bot"  # what the model is called in a turn
+    turns: int = 2  # messages that are the input; older ones are memory
     silence: str = ""  # what an empty line says
     lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
     knowledge: str = (
@@ -101,20 +101,20 @@ class ChatConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "dialog_babi"
-    source: str = "dialog_babi"
-    path: str = "bundled"
+    name: str = "dialog_babi"  # of the folder in data/
+    source: str = "dialog_babi"  # the reader (memgpt.sources)
+    path: str = "bundled"  # the folder that holds the files; bundled for those of the package
     files: dict[str, Any] = field(default_factory=dict)  # split -> file names or globs below path
     hold_out: dict[str, Any] = field(default_factory=dict)  # split -> share of the episodes taken from `train`
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # the source's own
     clean: CleanConfig = field(default_factory=CleanConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     limits: LimitConfig = field(default_factory=LimitConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     chat: ChatConfig = field(default_factory=ChatConfig)
-    metrics: tuple[str, ...] = ("exact", "f1")
+    metrics: tuple[str, ...] = ("exact", "f1")  # that memgpt eval shows where none is named
     on_error: str = "stop"  # stop | quarantine
-    seed: int = 1
+    seed: int = 1  # of what is made up or held out, and of the tokenizer
 
     def __post_init__(self) -> None:
         plain_name(self.name, "data.name")
@@ -126,21 +126,21 @@ class DataConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     optimizer: str = "adamw"  # adamw | adamw8bit (states in 8 bits, on CUDA) | adafactor
-    lr: float = 2e-3
+    lr: float = 2e-3  # the highest learning rate
     memory_lr: float = 0.0  # of the parameters that read memory, new beside pretrained weights; lr where 0
     trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_dropout: float = 0.0
+    lora_rank: int = 16  # of the adapters
+    lora_alpha: int = 32  # scale of the adapters, over their rank
+    lora_dropout: float = 0.0  # before the adapters
     lora_targets: tuple[str, ...] = ("q", "v")  # of every attention: q, k, v, o; of every feed-forward: gate, up, down
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.98)  # of AdamW
+    eps: float = 1e-8  # of AdamW
+    weight_decay: float = 0.01  # of matrices
+    warmup_steps: int = 200  # until the learning rate is at its highest
     schedule: str = "cosine"  # cosine | constant | rsqrt
     final_lr: float = 0.05  # share of lr that the cosine ends at
-    clip: float = 1.0
-    label_smoothing: float = 0.0
+    clip: float = 1.0  # largest norm of the gradient; 0 clips nothing
+    label_smoothing: float = 0.0  # share of the target that is spread over the vocabulary
     average: float = 0.999  # decay of the running average of the weights; 0 for none
     copy_weight: float = 0.3  # of the loss that asks the pointer to hold the target
     distil_weight: float = 0.1  # of the loss that teaches the scores what was read (ADist of Atlas, arXiv 2208.03299)
@@ -164,22 +164,22 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    accelerator: str = "cpu"
-    devices: int = 1
-    strategy: str = "auto"
-    precision: str = "32-true"
-    matmul: str = "medium"
-    threads: int = 0
-    max_steps: int = 3000
+    accelerator: str = "cpu"  # cpu | gpu | cuda | auto
+    devices: int = 1  # processes, one a GPU
+    strategy: str = "auto"  # auto | ddp | ddp_find_unused_parameters_…
+    precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 16-mixed
+    matmul: str = "medium"  # precision of fp32 matrix products: highest | high | medium
+    threads: int = 0  # of a CPU; 0 for all
+    max_steps: int = 3000  # of the optimiser
     max_minutes: float = 0.0  # 0 sets no limit
-    batch_tokens: int = 16000
+    batch_tokens: int = 16000  # tokens of a batch, encoded and written, padding included
     gradient_checkpointing: bool = False  # keep only the layers' inputs: less memory, a third more time
-    val_every: int = 250
-    val_batches: int = 20
+    val_every: int = 250  # steps between validations
+    val_batches: int = 20  # batches of a validation; 0 for the whole split
     patience: int = 0  # validations without a better score before training stops; 0 never stops early
-    checkpoint_every: int = 250
-    keep_checkpoints: int = 2
-    log_every: int = 25
+    checkpoint_every: int = 250  # steps between checkpoints
+    keep_checkpoints: int = 2  # the last ones
+    log_every: int = 25  # steps between lines of history.jsonl
 
     def __post_init__(self) -> None:
         _choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
@@ -202,30 +202,38 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """The persistent memory (group `memory`): where it lives and how much of it is recalled."""
+    """Where entries last, and how many of them are recalled."""
 
-    store: str = ""  # a path, sqlite:///PATH or postgresql://…; $MEMGPT_HOME/memory.sqlite where empty
-    namespace: str = ""  # the user's name where empty
+    url: str = ""  # a path, sqlite:///PATH or postgresql://…; $MEMGPT_HOME/memory.sqlite where empty
+    namespace: str = ""  # whose memory; the user's name where empty
     key_env: str = ""  # the environment variable that holds the key of an encrypted store; not encrypted where empty
-    recall: int = 32  # entries recalled for a reply
+    recall: int = -1  # entries recalled for an input; -1: as many as the examples saw that the model was trained on
 
     def __post_init__(self) -> None:
-        check_bounds("memory", self, recall=(0, 65_536))
+        check_bounds("store", self, recall=(-1, 65_536))
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    cache_mb: int = 256  # of the token states of entries that are kept in RAM (or on the GPU) while a session lasts
+
+    def __post_init__(self) -> None:
+        check_bounds("inference", self, cache_mb=(0, 1 << 20))
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    max_tokens: int = 96
-    min_tokens: int = 0
-    beams: int = 1
-    length_penalty: float = 1.0
+    max_tokens: int = 96  # of an answer
+    min_tokens: int = 0  # of an answer, its end not counted
+    beams: int = 1  # 1 searches greedily or samples
+    length_penalty: float = 1.0  # beams are ranked by log-probability / length ** this
     temperature: float = 0.0  # 0 is greedy
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
-    seed: int = 1
+    top_k: int = 0  # sample from the likeliest so many tokens; 0 from all
+    top_p: float = 1.0  # sample from the likeliest tokens that hold this share
+    min_p: float = 0.0  # sample from tokens at least this share as likely as the likeliest
+    repetition_penalty: float = 1.0  # of tokens said before (CTRL); 1 for none
+    no_repeat_ngram: int = 0  # n-grams of this size are not said twice; 0 for any
+    seed: int = 1  # of sampling
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -241,12 +249,12 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    split: str = "test"
-    batch_tokens: int = 60000
+    split: str = "test"  # train, valid or test
+    batch_tokens: int = 60000  # tokens of a batch
     max_examples: int = 0  # 0 scores the whole split
     ablation_examples: int = 1000  # the same, at most, for memories other than `learned`
     memories: tuple[str, ...] = ("oracle", "learned", "shuffled", "empty")  # oracle where the data names evidence
-    bootstrap: int = 1000
+    bootstrap: int = 1000  # resamples of a confidence interval; 0 for none
 
     def __post_init__(self) -> None:
         check_bounds("eval", self, batch_tokens=(1, 1 << 27), max_examples=(0, _MANY), ablation_examples=(0, _MANY))
@@ -262,12 +270,13 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    memory: StoreConfig = field(default_factory=StoreConfig)
+    store: StoreConfig = field(default_factory=StoreConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    seed: int = 1
+    seed: int = 1  # of the weights, the batches and the dropout
     run: str = ""  # the run's name; made from the data's and the model's where empty
-    preset: str = "tiny"
+    preset: str = "tiny"  # the model preset it was made from
 
     def __post_init__(self) -> None:
         if self.run:

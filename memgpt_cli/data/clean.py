@@ -2,7 +2,10 @@
 
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from memgpt_cli.config import CleanConfig, LimitConfig
 from memgpt_cli.errors import DataError
@@ -14,12 +17,32 @@ LONGEST_PIECE = 256
 """Characters: no piece of a tokenizer has more."""
 
 
+class Hashes:
+    """A set of hashes in 8 bytes each: those lately added in a set, the others in a sorted array."""
+
+    def __init__(self, recent: int = 100_000) -> None:
+        self._recent: set[int] = set()
+        self._older = np.zeros(0, np.int64)
+        self._most = recent
+
+    def add(self, value: int) -> bool:
+        """False where it was there already. `value` is what `hash` gives: 64 bits, signed."""
+        at = int(np.searchsorted(self._older, value))
+        if value in self._recent or (at < len(self._older) and self._older[at] == value):
+            return False
+        self._recent.add(value)
+        if len(self._recent) >= self._most:
+            self._older = np.sort(np.concatenate([self._older, np.fromiter(self._recent, np.int64, len(self._recent))]))
+            self._recent = set()
+        return True
+
+
 class Cleaner:
     """Applies CleanConfig to one split's episodes."""
 
     def __init__(self, config: CleanConfig, counts: Counter[str]) -> None:
         self.config, self.counts = config, counts
-        self._seen: set[int] = set()
+        self._seen = Hashes()
 
     def text(self, text: str) -> str:
         clean = text
@@ -51,10 +74,9 @@ class Cleaner:
             return None
         if self.config.duplicates:
             key = hash((tuple(e.text for e in entries), tuple((x.input, x.target, x.sees) for x in examples)))
-            if key in self._seen:
+            if not self._seen.add(key):
                 self.counts["episodes dropped: exact duplicate"] += 1
                 return None
-            self._seen.add(key)
         return replace(episode, entries=entries, examples=tuple(examples))
 
 
@@ -71,12 +93,12 @@ class Limiter:
 
     def __call__(self, episode: Episode) -> Episode | None:
         """The episode within its limits, or None where every example was dropped; raises DataError for on_long_*=stop."""
-        entries, first = self._entries(episode.entries)
+        entries, first = self.entries(episode.entries)
         examples = [x for example in episode.examples if (x := self._example(example, first)) is not None]
         return replace(episode, entries=tuple(entries), examples=tuple(examples)) if examples else None
 
-    def _entries(self, entries: tuple[Entry, ...]) -> tuple[list[Entry], list[int]]:
-        """Entries split where they are too long, and where each one now begins."""
+    def entries(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[int]]:
+        """Entries split where they are too long, and where each one now begins (and, last, where all end)."""
         out: list[Entry] = []
         first = []
         for entry in entries:
@@ -114,6 +136,14 @@ class Limiter:
             self.counts[f"{what}s truncated to limits.{what}"] += 1
         references = example.references or ((example.target,) if "target" in changes else ())
         return replace(example, sees=first[example.sees], evidence=evidence, references=references, **changes)
+
+    def cut_input(self, text: str) -> str:
+        """The text, or the end of it that is within the limit."""
+        return (
+            text
+            if self._length(text, self.config.input) <= self.config.input
+            else self._truncate(text, self.config.input, True)
+        )
 
     def _truncate(self, text: str, limit: int, keep_end: bool) -> str:
         """The longest end (or beginning) of the text within the limit, found by bisection over characters."""

@@ -1,7 +1,8 @@
 """Episodes on disk: memory-mapped Arrow through `datasets`, one row an episode, texts beside their token ids."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from memgpt_cli.errors import DataError
 from memgpt_cli.files import Kind
-from memgpt_cli.schema import Entry, Episode, Example
+from memgpt_cli.schema import KINDS, Entry, Episode, Example
 from memgpt_cli.tokenizer import Tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
@@ -22,7 +23,7 @@ DATA_SET = Kind(
     "a data set",
     MANIFEST,
     ("format", "key", "source", "statistics"),
-    (MANIFEST, REJECTS, *TOKENIZER_FILES, *(f"{split}/{ARROW_FILE}" for split in SPLITS)),
+    (MANIFEST, REJECTS, *TOKENIZER_FILES, *(f"{where}{split}/{ARROW_FILE}" for split in SPLITS for where in ("", "staged-*/"))),
 )
 _TEXTS, _IDS = pa.list_(pa.string()), pa.list_(pa.list_(pa.int32()))
 SCHEMA = pa.schema(
@@ -45,41 +46,68 @@ SCHEMA = pa.schema(
 )
 
 
+Ids = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEpisode:
+    """An episode as it lies on disk and goes into a batch: texts beside their token ids (without the closing EOS).
+
+    Columns of entries have one value an entry, those of examples one an example. Who only makes batches may leave the texts out.
+    """
+
+    entry_ids: Sequence[Ids]
+    kinds: Sequence[str]
+    input_ids: Sequence[Ids]
+    target_ids: Sequence[Ids]
+    sees: Sequence[int]
+    evidence: Sequence[Sequence[int]]
+    id: str = ""
+    meta: str = ""  # JSON, empty for none
+    entries: Sequence[str] = ()
+    entry_meta: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    references: Sequence[Sequence[str]] = ()
+    tasks: Sequence[str] = ()
+
+    def decode(self) -> Episode:
+        """The episode of texts."""
+        entries = tuple(
+            Entry(text, kind, json.loads(meta) if meta else {})
+            for text, kind, meta in zip(self.entries, self.kinds, self.entry_meta, strict=True)
+        )
+        columns = zip(self.inputs, self.targets, self.sees, self.references, self.evidence, self.tasks, strict=True)
+        examples = tuple(Example(i, t, s, tuple(r), tuple(e), task) for i, t, s, r, e, task in columns)
+        return Episode(self.id, entries, examples, json.loads(self.meta) if self.meta else {})
+
+
 def _json(meta: dict[str, Any]) -> str:
     return json.dumps(meta, ensure_ascii=False) if meta else ""
 
 
-def encode_row(episode: Episode, tokenizer: Tokenizer) -> dict[str, Any]:
+def encode(episode: Episode, tokenizer: Tokenizer | None) -> EncodedEpisode:
+    """The episode's columns; without a tokenizer every text's ids are empty."""
     entries, examples = episode.entries, episode.examples
     texts = [e.text for e in entries] + [x.input for x in examples] + [x.target for x in examples]
-    ids = tokenizer.encode_all(texts)
+    ids = tokenizer.encode_all(texts) if tokenizer else [[] for _ in texts]
     n, m = len(entries), len(entries) + len(examples)
-    return {
-        "id": episode.id,
-        "meta": _json(episode.meta),
-        "entries": texts[:n],
-        "kinds": [e.kind for e in entries],
-        "entry_meta": [_json(e.meta) for e in entries],
-        "entry_ids": ids[:n],
-        "inputs": texts[n:m],
-        "input_ids": ids[n:m],
-        "targets": texts[m:],
-        "target_ids": ids[m:],
-        "sees": [x.sees for x in examples],
-        "references": [list(x.references) for x in examples],
-        "evidence": [list(x.evidence) for x in examples],
-        "tasks": [x.task for x in examples],
-    }
-
-
-def decode_row(row: dict[str, Any]) -> Episode:
-    entries = tuple(
-        Entry(text, kind, json.loads(meta) if meta else {})
-        for text, kind, meta in zip(row["entries"], row["kinds"], row["entry_meta"], strict=True)
+    return EncodedEpisode(
+        entry_ids=ids[:n],
+        kinds=[e.kind for e in entries],
+        input_ids=ids[n:m],
+        target_ids=ids[m:],
+        sees=[x.sees for x in examples],
+        evidence=[list(x.evidence) for x in examples],
+        id=episode.id,
+        meta=_json(episode.meta),
+        entries=texts[:n],
+        entry_meta=[_json(e.meta) for e in entries],
+        inputs=texts[n:m],
+        targets=texts[m:],
+        references=[list(x.references) for x in examples],
+        tasks=[x.task for x in examples],
     )
-    columns = zip(row["inputs"], row["targets"], row["sees"], row["references"], row["evidence"], row["tasks"], strict=True)
-    examples = tuple(Example(i, t, s, tuple(r), tuple(e), task) for i, t, s, r, e, task in columns)
-    return Episode(row["id"], entries, examples, json.loads(row["meta"]) if row["meta"] else {})
 
 
 class EpisodeWriter:
@@ -88,11 +116,11 @@ class EpisodeWriter:
     def __init__(self, folder: Path, rows_per_batch: int = 256) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = pa.ipc.new_stream(str(folder / ARROW_FILE), SCHEMA)
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[EncodedEpisode] = []
         self._size = rows_per_batch
         self.count = 0
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: EncodedEpisode) -> None:
         self._rows.append(row)
         self.count += 1
         if len(self._rows) >= self._size:
@@ -100,7 +128,8 @@ class EpisodeWriter:
 
     def flush(self) -> None:
         if self._rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=SCHEMA))
+            columns = [pa.array([getattr(row, f.name) for row in self._rows], f.type) for f in SCHEMA]
+            self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
             self._rows = []
 
     def close(self) -> None:
@@ -132,14 +161,17 @@ class EpisodeDataset:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> dict[str, Any]:
-        return dict(self.rows[index])
+    def row(self, index: int) -> EncodedEpisode:
+        return EncodedEpisode(**self.rows[index])
 
     def __getitem__(self, index: int) -> Episode:
-        return decode_row(self.row(index))
+        return self.row(index).decode()
 
     def __iter__(self) -> Iterator[Episode]:
-        return (self[n] for n in range(len(self)))
+        """Every episode in order, a record batch in memory at a time."""
+        for batch in self.rows.data.table.to_batches():
+            for row in batch.to_pylist():
+                yield EncodedEpisode(**row).decode()
 
     def lengths(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Per episode: token counts of its entries, inputs and targets, and what each example sees."""
@@ -155,6 +187,41 @@ class EpisodeDataset:
             columns.append(rows)
         sees = [np.array(s, dtype=np.int32) for s in table.column("sees").to_pylist()]
         return list(zip(*columns, sees, strict=True))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the examples of a training split saw, by its statistics: what a model that learned from them can be given."""
+
+    entries: int = 32  # that one of twenty examples saw more of
+    most_entries: int = 256
+    entry_tokens: int = 0  # of the longest; 0 where it is not known
+    typical_entry_tokens: int = 0  # the median
+    kinds: tuple[str, ...] = ()  # the commonest first; empty where it is not known
+
+    @classmethod
+    def of(cls, statistics: Any) -> "Seen":
+        """From a manifest's statistics of a split, or what a run noted of them; what is not there, or no number, is not known."""
+
+        def number(name: str, what: str, otherwise: int) -> int:
+            spread = statistics.get(name)
+            value = spread.get(what) if isinstance(spread, dict) else None
+            return value if type(value) is int and 0 <= value < 1 << 31 else otherwise
+
+        if not isinstance(statistics, dict):
+            return cls()
+        kinds = statistics.get("kinds")
+        return cls(
+            entries=number("entries seen per example", "p95", cls.entries),
+            most_entries=number("entries seen per example", "max", cls.most_entries),
+            entry_tokens=number("entry tokens", "max", 0),
+            typical_entry_tokens=number("entry tokens", "median", 0),
+            kinds=tuple(kind for kind in kinds if kind in KINDS) if isinstance(kinds, dict) else (),
+        )
+
+
+NOTED = ("entries seen per example", "entry tokens", "kinds")
+"""The statistics that a run notes of the data it was trained on."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,8 +1,13 @@
-"""Sources to datasets: read, clean, tokenise, limit, write; whole or not at all."""
+"""Sources to datasets: read, clean, hold out, tokenise, limit, write; whole or not at all.
+
+No split is ever in memory: what is read and clean is staged on disk, from where the tokenizer's sample, the splits that are
+held out, and what is written are taken.
+"""
 
 import hashlib
 import json
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,18 +28,20 @@ from memgpt_cli.data.dataset import (
     MANIFEST,
     REJECTS,
     SPLITS,
-    EpisodeDataset,
+    EncodedEpisode,
     EpisodeWriter,
-    encode_row,
+    encode,
     read_manifest,
 )
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
+from memgpt_cli.data.staging import Staged, document_of, place_of
+from memgpt_cli.data.statistics import Statistics
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.files import check_own, locked, new_folder, settle, writing
 from memgpt_cli.schema import Episode
-from memgpt_cli.tokenizer import UNK, Tokenizer, train_tokenizer
+from memgpt_cli.tokenizer import UNK, Tokenizer, load_tokenizer, train_tokenizer
 
-CODE_VERSION = 3  # raised when the same configuration would give other episodes
+CODE_VERSION = 4  # raised when the same configuration would give other episodes
 
 Report = Callable[[str, int], None]
 
@@ -114,13 +121,11 @@ def _key(config: DataConfig, hashes: dict[str, str]) -> str:
 def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], str]:
     """The files of each split, the hash of everything that is read, and the key of what will come of it."""
     source = find_source(config.source)
-    files = source_files(config) if source.needs_file and not config.options.get("hub") else {}
-    extra = [Path(str(v)).expanduser() for k, v in config.options.items() if k == "knowledge_base" and v]
-    for paths in files.values():  # a parallel corpus's memory lies beside its files
-        for path, side in zip(paths, ("memory_source", "memory_target"), strict=False):
-            if name := config.options.get(side):
-                extra.append(path.parent / str(name))
-    hashes = {str(path): _hash_file(path) for path in [*[p for ps in files.values() for p in ps], *extra] if path.exists()}
+    options = make_options(source, config.options)
+    files = source_files(config) if source.reads_files(options) else {}
+    extra = [path for paths in files.values() or [[]] for path in source.extra_files(options, paths)]
+    read = [*(path for paths in files.values() for path in paths), *(path for path in extra if path.exists())]
+    hashes = {str(path): _hash_file(path) for path in dict.fromkeys(read)}
     if config.tokenizer.path:
         hashes["tokenizer"] = given_tokenizer(config).fingerprint
     return files, hashes, _key(config, hashes)
@@ -131,7 +136,7 @@ def given_tokenizer(config: DataConfig) -> Tokenizer:
     from memgpt_cli.tokenizer.pretrained import add_tokens
 
     path = Path(config.tokenizer.path).expanduser()
-    tokenizer = Tokenizer.load(path if path.is_file() else hub.fetch(str(path), config.tokenizer.revision, weights=False))
+    tokenizer = load_tokenizer(path if path.is_file() else hub.fetch(str(path), config.tokenizer.revision, weights=False))
     add_tokens(tokenizer, config.tokenizer.add)
     return tokenizer
 
@@ -179,51 +184,64 @@ def _keep_rejects(rejects: Path, beside: Path) -> None:
 def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, report: Report) -> dict[str, Any]:
     rejects = _Rejects(folder / REJECTS, config.on_error == "stop", folder.parent / f"{config.name}.{REJECTS}")
     changes: dict[str, Counter[str]] = {}
-    staged = {}
-    for split in _splits(config, files):
-        counts = changes.setdefault(split, Counter())
-        rejected = rejects.count
-        episodes = list(_progress(_read(config, files, split, counts, rejects), report, f"reading {split}"))
-        counts["records rejected"] += rejects.count - rejected
-        staged[split] = episodes
-        if not episodes:
-            names = ", ".join(map(str, files.get(split, ()))) or "its source"
-            raise DataError(f"the {split} split holds no episode, nothing could be read from {names}{rejects.words()}")
-    _hold_out(config, staged, changes, rejects)
-    train = staged.get("train") or next(iter(staged.values()))
-    tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, report)
-    tokenizer.save(folder)
-    statistics = {}
-    for split, episodes in staged.items():
-        limiter = Limiter(config.limits, tokenizer, changes[split])
-        writer = EpisodeWriter(folder / split)
-        for episode in _progress(episodes, report, f"writing {split}"):
-            if limited := limiter(episode):
-                row = encode_row(limited, tokenizer)
-                _count_losses(row, tokenizer, changes[split])
-                writer.write(row)
-        writer.close()
-        if not writer.count:
-            raise DataError(f"no example of the {split} split is within data.limits: raise them, or truncate what is longer")
-        statistics[split] = measure(folder / split) | {"changes": {k: v for k, v in sorted(changes[split].items()) if v}}
+    with tempfile.TemporaryDirectory(prefix="staged-", dir=folder) as staging:
+        staged: dict[str, Staged] = {}
+        for split in _splits(config, files):
+            counts = changes.setdefault(split, Counter())
+            rejected = rejects.count
+            episodes = _progress(_read(config, files, split, counts, rejects), report, f"reading {split}")
+            staged[split] = Staged.stage(Path(staging) / split, episodes)
+            counts["records rejected"] += rejects.count - rejected
+            if not len(staged[split]):
+                names = ", ".join(map(str, files.get(split, ()))) or "its source"
+                raise DataError(f"the {split} split holds no episode, nothing could be read from {names}{rejects.words()}")
+        _hold_out(config, staged, changes, rejects)
+        train = staged.get("train") or next(iter(staged.values()))
+        values = values_of(iter(train), config.augment.rename.relations)
+        tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, values, report)
+        tokenizer.save(folder)
+        statistics = {
+            split: _write(
+                config, _progress(iter(episodes), report, f"writing {split}"), tokenizer, folder / split, changes[split]
+            )
+            for split, episodes in staged.items()
+        }
     return {
         "format": FORMAT,
         "name": config.name,
         "source": config.source,
         "config": asdict(config),
         "tokenizer": {"fingerprint": tokenizer.fingerprint, "pieces": len(tokenizer)},
-        "values": values_of(train, config.augment.rename.relations),
+        "values": values,
         "statistics": statistics,
     }
 
 
-def _count_losses(row: dict[str, Any], tokenizer: Tokenizer, counts: Counter[str]) -> None:
+def _write(
+    config: DataConfig, episodes: Iterable[Episode], tokenizer: Tokenizer, folder: Path, changes: Counter[str]
+) -> dict[str, Any]:
+    """One split, within its limits; returns its statistics."""
+    limiter, writer, counts = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder), Statistics()
+    for episode in episodes:
+        if limited := limiter(episode):
+            row = encode(limited, tokenizer)
+            _count_losses(row, tokenizer, changes)
+            counts.add(row)
+            writer.write(row)
+    writer.close()
+    if not writer.count:
+        raise DataError(f"no example of the {folder.name} split is within data.limits: raise them, or truncate what is longer")
+    changed = {k: v for k, v in sorted(changes.items()) if v}
+    return counts.summary() | {"bytes": (folder / ARROW_FILE).stat().st_size, "changes": changed}
+
+
+def _count_losses(row: EncodedEpisode, tokenizer: Tokenizer, counts: Counter[str]) -> None:
     """What a pretrained tokenizer does not give back: characters it does not know, and white space it joins."""
     if tokenizer.lossless:
         return
     for what in ("entry", "input", "target"):
-        texts = row["entries" if what == "entry" else f"{what}s"]
-        for text, ids in zip(texts, row[f"{what}_ids"], strict=True):
+        texts = row.entries if what == "entry" else getattr(row, f"{what}s")
+        for text, ids in zip(texts, getattr(row, f"{what}_ids"), strict=True):
             if UNK in ids:
                 counts[f"{what} texts with characters the tokenizer does not know"] += 1
             elif tokenizer.decode(ids) != text:
@@ -252,10 +270,7 @@ def _read(
     options = make_options(source, config.options)
     clean = Cleaner(config.clean, counts)
     where = Where(split, config.seed, rejects)
-    if config.source == "parallel":
-        groups: list[Any] = [files[split]]  # the two sides are read together
-    else:
-        groups = list(files[split]) if files else [None]
+    groups: list[Any] = [files[split]] if source.pairs_files else list(files[split]) if files else [None]
     for group in groups:
         try:
             for episode in source.read(group, options, where):
@@ -282,10 +297,11 @@ def _sound(episode: Episode, rejects: "_Rejects") -> Episode | None:
     return replace(episode, examples=kept) if kept else None
 
 
-def _hold_out(
-    config: DataConfig, staged: dict[str, list[Episode]], changes: dict[str, Counter[str]], rejects: _Rejects
-) -> None:
-    """Takes a share of the training episodes for splits that have no file of their own."""
+def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, Counter[str]], rejects: _Rejects) -> None:
+    """Takes a share of the training documents for splits that have no file of their own: those of the lowest hashes.
+
+    So what is held out depends on a document's name and the seed alone, and adding documents moves few.
+    """
     shares = {split: share for split, share in config.hold_out.items() if share}
     if not shares:
         return
@@ -294,38 +310,32 @@ def _hold_out(
         raise ConfigError(
             f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
         )
-    groups: dict[str, list[Episode]] = {}
-    for episode in staged["train"]:  # the parts of a document stay together: one holds what the next is asked for
-        groups.setdefault(str(episode.meta.get("document", episode.id)), []).append(episode)
-    names = sorted(groups)
-    random.Random(config.seed).shuffle(names)
-    if len(names) <= len(shares):
+    train = staged["train"]
+    places = np.unique(np.fromiter((place_of(document_of(e), config.seed) for e in train), np.uint64, len(train)))
+    if len(places) <= len(shares):
         raise ConfigError(
-            f"data.hold_out needs more than {len(shares)} documents, found {len(names)}: name files for valid and test{rejects.words()}"
+            f"data.hold_out needs more than {len(shares)} documents, found {len(places)}: name files for valid and test{rejects.words()}"
         )
-    total = len(staged["train"])
+    first, low = 0, 0
     for split, share in shares.items():
-        taken: list[Episode] = []
-        while len(taken) < max(1, share * total) and len(names) > 1:
-            taken += groups.pop(names.pop())
-        staged[split] = taken
-        changes[split] = Counter({"episodes held out of train": len(taken)})
-    kept = set(names)
-    staged["train"] = [e for e in staged["train"] if str(e.meta.get("document", e.id)) in kept]
+        first = min(first + max(1, round(share * len(places))), len(places) - 1)
+        high = int(places[first])
+        staged[split] = train.within(low, high, config.seed)
+        changes[split] = Counter({"episodes held out of train": len(staged[split])})
+        low = high
+    staged["train"] = train.within(low, 1 << 64, config.seed)
 
 
-def _train(config: DataConfig, episodes: list[Episode], report: Report) -> Tokenizer:
+def _train(config: DataConfig, train: Staged, values: list[str], report: Report) -> Tokenizer:
     """A tokenizer from a sample of the training split, whole episodes in random order up to `sample_mb`."""
     report("training tokenizer", 0)
-    order = list(range(len(episodes)))
-    random.Random(config.seed).shuffle(order)
 
     def texts() -> Iterator[str]:
         budget = config.tokenizer.sample_mb << 20
         rng = random.Random(config.seed)
-        rename = Renamer(replace(config.augment.rename, probability=0.5), values_of(episodes, config.augment.rename.relations))
-        for n in order:
-            episode = rename(episodes[n], rng)  # made-up names shall be cut into syllables, not letters
+        rename = Renamer(replace(config.augment.rename, probability=0.5), values)
+        for staged in train.shuffled(config.seed):
+            episode = rename(staged, rng)  # made-up names shall be cut into syllables, not letters
             for text in (*(e.text for e in episode.entries), *(t for x in episode.examples for t in (x.input, x.target))):
                 budget -= len(text)
                 yield text
@@ -333,28 +343,3 @@ def _train(config: DataConfig, episodes: list[Episode], report: Report) -> Token
                 return
 
     return train_tokenizer(texts(), config.tokenizer.vocab_size, config.seed)
-
-
-def measure(folder: Path) -> dict[str, Any]:
-    """Counts and token lengths of a split, read back from disk."""
-    entries, inputs, targets, sees = (list(column) for column in zip(*EpisodeDataset(folder).lengths(), strict=True))
-
-    def spread(parts: list[np.ndarray]) -> dict[str, float]:
-        values = np.concatenate(parts) if parts else np.zeros(0)
-        if not len(values):
-            return {"mean": 0.0, "median": 0, "p95": 0, "max": 0}
-        p50, p95 = np.percentile(values, [50, 95])
-        return {"mean": round(float(values.mean()), 1), "median": int(p50), "p95": int(p95), "max": int(values.max())}
-
-    return {
-        "episodes": len(entries),
-        "examples": sum(map(len, targets)),
-        "entries": sum(map(len, entries)),
-        "tokens": int(sum(part.sum() for column in (entries, inputs, targets) for part in column)),
-        "bytes": (folder / ARROW_FILE).stat().st_size,
-        "entries per episode": spread([np.array([len(e) for e in entries])]),
-        "entries seen per example": spread(sees),
-        "input tokens": spread(inputs),
-        "target tokens": spread(targets),
-        "entry tokens": spread(entries),
-    }

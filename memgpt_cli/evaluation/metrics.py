@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from memgpt_cli import __version__
-from memgpt_cli.errors import UsageError, did_you_mean
+from memgpt_cli import __version__, plugins
 
 References = Sequence[Sequence[str]]
 _CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
@@ -168,19 +167,19 @@ def distinct(predictions: Sequence[str], references: References = (), resamples:
     return scores
 
 
-METRICS: dict[str, Callable[..., list[Score]]] = {
-    "bleu": bleu,
-    "chrf": chrf,
-    "rouge": rouge,
-    "exact": exact,
-    "f1": f1,
-    "distinct": distinct,
-}
 MODEL_METRICS = ("perplexity", "recall")  # from the model, not from what it wrote
+Metric = Callable[[Sequence[str], References, int], list[Score]]
+"""Predictions, references and the resamples of an interval -> scores."""
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of this name; raises UsageError with the nearest one."""
+    found: Metric = plugins.load(plugins.METRICS, name, f"'{name}' is not a metric")
+    return found
 
 
 def check_metrics(names: Sequence[str]) -> None:
     """Raises UsageError for a name that is no metric."""
     for name in names:
-        if name not in METRICS and name not in MODEL_METRICS:
-            raise UsageError(f"'{name}' is not a metric.{did_you_mean(name, [*METRICS, *MODEL_METRICS])}")
+        if name not in MODEL_METRICS:
+            find_metric(name)

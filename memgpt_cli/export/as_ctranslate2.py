@@ -1,10 +1,10 @@
 """CTranslate2: fast inference of the plain T5. It has no memory, so entries cannot be read there; this export says so."""
 
+import copy
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -12,15 +12,16 @@ from torch import Tensor
 from memgpt_cli.config import GenerateConfig
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.as_hf import MOST_NEW, write_plain
-from memgpt_cli.export.run import Exported, Source, compare, need
-from memgpt_cli.generation.decode import generate
+from memgpt_cli.export.source import Exported, Source, compare
+from memgpt_cli.extras import need
+from memgpt_cli.inference.decode import generate
 from memgpt_cli.model.inputs import plain_batch
 from memgpt_cli.tokenizer import PAD
 
 
 def write_ctranslate2(source: Source, folder: Path) -> Exported:
     """Converts through the Hugging Face format; log-probabilities and greedy outputs must be ours."""
-    need("transformers"), need("ctranslate2")
+    need("transformers", "this export"), need("ctranslate2", "this export")
     if source.model.config.encoder_window:
         raise CheckpointError("CTranslate2 has no local attention, so it cannot hold a LongT5")
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,8 +92,9 @@ def _check_outputs(source: Source, folder: Path, beams: int) -> str:
     texts, _ = source.samples()
     inputs = source.ids(texts)
     batch = plain_batch(inputs, torch.ones(len(texts), 1, dtype=torch.long))
-    with mock.patch.object(source.model, "vocab_logits", _without_padding(source.model.vocab_logits)):
-        made = generate(source.model, batch, GenerateConfig(max_tokens=MOST_NEW, beams=beams)).ids
+    model = copy.copy(source.model)  # the same weights
+    model.vocab_logits = _without_padding(source.model.vocab_logits)  # type: ignore[method-assign, assignment]
+    made = generate(model, batch, GenerateConfig(max_tokens=MOST_NEW, beams=beams)).ids
     settings = {
         "beam_size": beams,
         "max_decoding_length": MOST_NEW,

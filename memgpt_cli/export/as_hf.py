@@ -16,8 +16,9 @@ from memgpt_cli.checkpoint.pretrained import MEMORY_CONFIG, MEMORY_WEIGHTS
 from memgpt_cli.config import GenerateConfig
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.card import USE_TRANSFORMERS, model_card
-from memgpt_cli.export.run import Exported, Source, compare, need
-from memgpt_cli.generation.decode import generate
+from memgpt_cli.export.source import Exported, Source, compare
+from memgpt_cli.extras import need
+from memgpt_cli.inference.decode import generate
 from memgpt_cli.model.inputs import plain_batch
 from memgpt_cli.tokenizer import EOS, LosslessTokenizer
 from memgpt_cli.tokenizer.pretrained import from_lossless
@@ -42,7 +43,7 @@ def write_plain(source: Source, folder: Path) -> None:
 
 def write_hf(source: Source, folder: Path) -> Exported:
     """A folder that transformers loads as what it is without memory, checked there by a process of its own."""
-    need("transformers")
+    need("transformers", "this export")
     write_plain(source, folder)
     model = source.model
     reading = model.memory_parameters()

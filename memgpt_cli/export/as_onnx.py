@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import to_dict
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.export.run import Exported, Source, compare, need
+from memgpt_cli.export.source import Exported, Source, compare
+from memgpt_cli.extras import need
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.model.attention import MASKED, causal_bias
+from memgpt_cli.model.transformer import mean_state
 from memgpt_cli.tokenizer import LosslessTokenizer
 
 
@@ -31,9 +33,8 @@ class EncoderGraph(nn.Module):
 
     def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         states = self.model.encode(input_ids)
-        real = (input_ids != 0)[..., None]
-        mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
-        return states, self.model.retriever.keys(mean), self.model.retriever.queries(mean)
+        mean = mean_state(states, input_ids)
+        return states, self.model.retriever.vectors(mean), self.model.retriever.queries(mean)
 
 
 class DecoderGraph(nn.Module):
@@ -53,7 +54,7 @@ class DecoderGraph(nn.Module):
             bias = bias + model.decoder.position(length, length)
         x = model.embed(said)
         for layer in model.decoder.layers:
-            x = x + layer.attention(layer.attention_norm(x), bias)
+            x = x + layer.attention(layer.attention_norm(x), bias)[0]
             x = x + _read(layer.read, layer.read_norm(x), (input_states, own), (memory_states, memory_bias))
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
         return model.vocab_logits(model.decoder.norm(x))
@@ -74,8 +75,8 @@ def _read(read: Any, x: Tensor, inputs: tuple[Tensor, Tensor], memory: tuple[Ten
 
 def write_onnx(source: Source, folder: Path) -> Exported:
     """Both graphs, the tokenizer and the tables an application needs to build a memory."""
-    runtime = need("onnxruntime")
-    need("onnxscript")
+    runtime = need("onnxruntime", "this export")
+    need("onnxscript", "this export")
     model = source.model
     if model.pointer is not None:
         raise CheckpointError(

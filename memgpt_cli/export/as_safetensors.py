@@ -7,7 +7,7 @@ import torch
 from memgpt_cli.checkpoint import load_model, save_model
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.export.card import USE_RUN, model_card
-from memgpt_cli.export.run import Exported, Source, compare
+from memgpt_cli.export.source import Exported, Source, compare
 
 
 def write_safetensors(source: Source, folder: Path) -> Exported:

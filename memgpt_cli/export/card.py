@@ -5,7 +5,7 @@ from typing import Any
 
 from memgpt_cli import __version__
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.export.run import Source
+from memgpt_cli.export.source import Source
 from memgpt_cli.hub import without_place
 
 

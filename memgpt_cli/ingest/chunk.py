@@ -1,8 +1,11 @@
 """Cutting documents into entries, with a record of where each piece came from. Time grows with the text, not faster."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from memgpt_cli.errors import UsageError
 from memgpt_cli.schema import Entry
 
 _BOUNDARIES = (re.compile(r"\n+"), re.compile(r"(?<=[.!?。！？；])\s*"), re.compile(r"\s+|(?<=[，、：])"))
@@ -42,29 +45,6 @@ def _nearest_cut(text: str, rank: int) -> int:
     return min((place for place in places if first < place < last), key=lambda place: abs(place - middle), default=0)
 
 
-def chunk(text: str, chars: int) -> list[tuple[int, str]]:
-    """Pieces of at most `chars` characters, cut at paragraphs, then sentences, then words; (offset, piece) in order.
-
-    Joined again, the pieces are the text.
-    """
-    pieces: list[str] = []
-    for piece in split_text(text, lambda part: len(part) <= chars):
-        if pieces and (len(pieces[-1]) + len(piece) <= chars or not piece.strip()):
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
-    offset, out = 0, []
-    for piece in pieces:
-        out.append((offset, piece))
-        offset += len(piece)
-    return out
-
-
-def chunk_entries(text: str, chars: int, **meta: object) -> list[Entry]:
-    """Chunks as entries without the white space around them; the offset of each is kept."""
-    return [Entry(piece.strip(), "chunk", {**meta, "offset": offset}) for offset, piece in chunk(text, chars) if piece.strip()]
-
-
 _ABBREVIATION = 12  # characters of the longest, and more
 _ABBREVIATED = re.compile(r"\b(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|vs|etc|No|Fig|cf|approx)\.$")
 # a run of full stops is tried once, from its beginning: possessive, else 50,000 of them take a minute
@@ -86,29 +66,104 @@ def sentences(text: str) -> list[tuple[int, str]]:
     return out
 
 
-def overlapping(text: str, chars: int, overlap: int) -> Iterator[tuple[int, str]]:
-    """Chunks of whole sentences, up to `chars` characters, each beginning with the last `overlap` sentences of the one
-    before; (offset, chunk) in order. A longer sentence is cut at words.
+@dataclass(frozen=True)
+class Cut:
+    """How text is cut: into whole sentences up to `most`, as `measure` counts them; a longer sentence is cut at words.
 
-    Nothing but white space is left out: every character of the text is in a chunk.
+    overlap: the last sentences of a chunk that begin the next one as well, where it has room for them.
+    typical: paragraphs are only joined up to this size, or to a heading (a quarter of it); 0 joins them up to `most`.
+    measure: of a text: its characters, or its tokens.
     """
-    parts: list[tuple[int, str]] = []
+
+    most: int = 600
+    overlap: int = 0
+    typical: int = 0
+    measure: Callable[[str], int] = len
+    unit: str = "characters"
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.most <= 1 << 20 or self.overlap < 0:
+            raise UsageError(
+                f"chunks of {self.most} {self.unit}, overlap {self.overlap}: expected at least 8, at most {1 << 20:,}, and 0 or more"
+            )
+
+
+class _Part(NamedTuple):
+    """A sentence, or a piece of one that is too long."""
+
+    start: int
+    end: int
+    size: int
+    begins: bool  # a paragraph
+
+
+_WRAPPED = re.compile(r"[^\s.!?。！？；…:\"'”’)\]]\n(?!\s*\n)(?=[^\s#*+\-•\d])")
+_ITEM = re.compile(r"\s*(?:[#*+\-•]|\d+[.)])")
+
+
+def _parts(text: str, cut: Cut) -> list[_Part]:
+    """Sentences, cut where they are too long. A paragraph begins behind a blank line and with a heading or an item; and in a
+    text whose lines are not wrapped, with every line."""
+    parts, begins, lines = [], True, 2 if _WRAPPED.search(text) else 1
     for offset, sentence in sentences(text):
-        parts += [(offset + at, piece) for at, piece in chunk(sentence, chars)]
+        pieces = split_text(sentence, lambda part: cut.measure(part.strip()) <= cut.most)
+        for piece in pieces:
+            parts.append(_Part(offset, offset + len(piece), cut.measure(piece.strip()), begins))
+            offset, begins = offset + len(piece), False
+        breaks = sentence.count("\n", len(sentence.rstrip()))
+        begins = breaks >= lines or bool(breaks and _ITEM.match(text, offset))
+    return parts
+
+
+def chunks(text: str, cut: Cut) -> Iterator[tuple[int, str]]:
+    """(offset, chunk) in order. Without overlap the chunks are the text when they are joined again; with it nothing is
+    left out either. White space around a chunk is its own, and not counted."""
+    parts = _parts(text, cut)
     first = 0
     while first < len(parts):
-        last, size = first, 0
-        while last < len(parts) and (last == first or size + len(parts[last][1].rstrip()) <= chars):
-            size += len(parts[last][1])
-            last += 1
-        offset, end = parts[first][0], parts[last - 1][0] + len(parts[last - 1][1])
-        piece = text[offset:end]
-        if piece.strip():
-            yield offset + len(piece) - len(piece.lstrip()), piece.strip()
+        last = _last(text, parts, first, cut)
+        yield parts[first].start, text[parts[first].start : parts[last - 1].end]
         if last == len(parts):
             return
-        first = max(first + 1, last - overlap)
-        while first < last and 2 * (end - parts[first][0]) > chars:
-            first += 1  # at most half of a chunk is said twice, so that chunks stay few
-        while first < last and parts[last][0] + len(parts[last][1].rstrip()) - parts[first][0] > chars:
-            first += 1  # the overlap gives way where the next sentence would not fit beside it
+        again = max(first + 1, last - cut.overlap)
+        while again < last and not _fits_again(text, parts, again, last, cut):
+            again += 1
+        first = again
+
+
+def _last(text: str, parts: Sequence[_Part], first: int, cut: Cut) -> int:
+    """The part after the last one of a chunk that begins with part `first`."""
+    last, size = first + 1, parts[first].size
+    while last < len(parts):
+        part = parts[last]
+        heading = size <= cut.typical / 4
+        if cut.typical and part.begins and not heading and size + _paragraph(parts, last) > cut.typical:
+            break
+        grown = (
+            cut.measure(text[parts[first].start : part.end].strip()) if size + part.size > cut.most // 2 else size + part.size
+        )
+        if grown > cut.most:
+            break
+        last, size = last + 1, grown
+    return last
+
+
+def _paragraph(parts: Sequence[_Part], first: int) -> int:
+    """The size of the paragraph that begins with a part."""
+    size, n = parts[first].size, first + 1
+    while n < len(parts) and not parts[n].begins:
+        size, n = size + parts[n].size, n + 1
+    return size
+
+
+def _fits_again(text: str, parts: Sequence[_Part], again: int, last: int, cut: Cut) -> bool:
+    """Whether a chunk may begin with a part of the one before: at most half of a chunk is said twice, so that chunks stay
+    few, and the next sentence has room beside it."""
+    said = cut.measure(text[parts[again].start : parts[last - 1].end].strip())
+    return 2 * said <= cut.most and cut.measure(text[parts[again].start : parts[last].end].strip()) <= cut.most
+
+
+def chunk_entries(text: str, most: int, **meta: object) -> list[Entry]:
+    """Chunks of at most `most` characters as entries, without the white space around them; the offset of each is kept."""
+    found = chunks(text, Cut(max(8, most)))
+    return [Entry(piece.strip(), "chunk", {**meta, "offset": offset}) for offset, piece in found if piece.strip()]

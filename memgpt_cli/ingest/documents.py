@@ -5,7 +5,6 @@ line loses no good one.
 """
 
 import contextlib
-import importlib
 import json
 import logging
 import re
@@ -14,41 +13,27 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from memgpt_cli.errors import DataError, StoreError, UsageError
-from memgpt_cli.ingest.chunk import overlapping
+from memgpt_cli.extras import need
+from memgpt_cli.ingest.chunk import Cut, chunks
+from memgpt_cli.ingest.json_values import read_json_records, text_field
 from memgpt_cli.ingest.table import read_csv
-from memgpt_cli.ingest.text import Reject, open_bytes, plain_suffix, read_json_records, read_lines, text_field
-from memgpt_cli.memory import Item
-from memgpt_cli.memory.records import MAX_TEXT_BYTES, check_item
+from memgpt_cli.ingest.text import Reject, open_bytes, plain_suffix, read_blocks, read_lines
 from memgpt_cli.schema import KINDS, render_triple
+from memgpt_cli.store import Item
+from memgpt_cli.store.rules import check_item
 
-BLOCK = 1 << 20
-"""Characters of a text that are in memory at a time; a chunk never spans two blocks."""
 MARKUP_BYTES = 32 << 20
 """Of a file that a parser reads whole, at most."""
 PARSE_S = 6
 """How long a parser may take for an HTML file, or for a page of a PDF: hostile ones never end."""
 PAGE_S = 0.2
 """And on the average of a PDF's pages."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How text is cut: at most `chars` characters a chunk, the last `overlap` sentences again in the next one."""
-
-    chars: int = 600
-    overlap: int = 1
-
-    def __post_init__(self) -> None:
-        if not 40 <= self.chars <= MAX_TEXT_BYTES // 4 or self.overlap < 0:
-            raise UsageError(
-                f"chunks of {self.chars} characters, overlap {self.overlap}: expected at least 40, at most {MAX_TEXT_BYTES // 4:,}, and 0 or more"
-            )
 
 
 def find_documents(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -87,10 +72,11 @@ def read_document(path: Path, cut: Cut) -> Iterator[Item | DataError]:
         for item in READERS[plain_suffix(path)](path, cut, lambda error, record: rejected.append(error)):
             yield from rejected
             rejected.clear()
-            try:
-                yield check_item(item)
-            except StoreError as error:
-                yield DataError(str(error), path, item.provenance.get("line"))
+            for part in _cut_item(item, cut):
+                try:
+                    yield check_item(part)
+                except StoreError as error:
+                    yield DataError(str(error), path, part.provenance.get("line"))
     except DataError as error:
         rejected.append(error.at(path))
     except OSError:
@@ -101,35 +87,31 @@ def read_document(path: Path, cut: Cut) -> Iterator[Item | DataError]:
     yield from rejected
 
 
+def _cut_item(item: Item, cut: Cut) -> Iterator[Item]:
+    """A record's text that is longer than what the run reads that it is cut for; in characters records stay as they are."""
+    if cut.unit == "characters" or item.kind not in ("chunk", "note") or cut.measure(item.text) <= cut.most:
+        yield item
+        return
+    for part, (_, piece) in enumerate(_pieces(item.text, cut)):
+        yield replace(item, text=piece, meta={**item.meta, "part": part})
+
+
 def _item(text: str, path: Path, kind: str = "chunk", meta: dict[str, Any] | None = None, **origin: Any) -> Item:
     return Item(text, kind, meta or {}, {"source": source_name(path), **origin})
 
 
 def _text(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
-    for first, block in _blocks(path, reject):
+    for first, block in read_blocks(path, reject):
         lines = [0, *(m.end() for m in re.finditer("\n", block))]
-        for offset, piece in overlapping(block, cut.chars, cut.overlap):
+        for offset, piece in _pieces(block, cut):
             yield _item(piece, path, line=first[bisect_right(lines, offset) - 1])
 
 
-def _blocks(path: Path, reject: Reject) -> Iterator[tuple[list[int], str]]:
-    """A text in pieces that end with a paragraph, or where that is far with a line: the number of each line, and the piece."""
-    numbers: list[int] = []
-    lines: list[str] = []
-    size = 0
-    for number, line in read_lines(path, reject):
-        if "\0" in line:
-            if number < 100:
-                raise DataError("holds NUL bytes: not a text file", path)
-            reject(DataError("a line with NUL bytes", path, number), None)
-            continue
-        if size > BLOCK and (not line.strip() or size > 4 * BLOCK):
-            yield numbers, "\n".join(lines)
-            numbers, lines, size = [], [], 0
-        numbers.append(number)
-        lines.append(line)
-        size += len(line) + 1
-    yield numbers, "\n".join(lines)
+def _pieces(text: str, cut: Cut) -> Iterator[tuple[int, str]]:
+    """Chunks without the white space around them, and where each one's first character stands."""
+    for offset, piece in chunks(text, cut):
+        if piece.strip():
+            yield offset + len(piece) - len(piece.lstrip()), piece.strip()
 
 
 def _fact(head: str, relation: str, tail: str, path: Path, line: int, meta: dict[str, Any] | None = None) -> Item:
@@ -225,9 +207,9 @@ def _json(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
 
 def _need(module: str, path: Path) -> Any:
     try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError(f"{path.suffix} files need {module}: pip install 'memgpt-cli[documents]'", path) from None
+        return need(module, f"a {path.suffix} file")
+    except UsageError as error:  # the other files can be read
+        raise DataError(str(error), path) from error
 
 
 class _TooLongError(BaseException):
@@ -277,7 +259,7 @@ def _pdf(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
             continue
         if not text.strip():
             reject(DataError(f"page {number + 1} holds no text (a scanned image?)", path), None)
-        for _, piece in overlapping(text, cut.chars, cut.overlap):
+        for _, piece in _pieces(text, cut):
             yield _item(piece, path, page=number + 1)
 
 
@@ -286,7 +268,7 @@ def _html(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
         text = _visible(_need("bs4", path).BeautifulSoup(_raw(path), "html.parser"))
     if "\0" in text:
         raise DataError("holds NUL bytes: not a page", path)
-    for _, piece in overlapping(text, cut.chars, cut.overlap):
+    for _, piece in _pieces(text, cut):
         yield _item(piece, path, line=1)
 
 

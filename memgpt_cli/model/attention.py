@@ -4,7 +4,7 @@ Shapes: B rows, L tokens, D width, H heads, K width of a head; G episodes, E exa
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,13 @@ from torch.nn import functional as F
 from memgpt_cli.schema import ModelConfig
 
 MASKED = -1e4  # a logit that softmax turns into an exact zero in fp32, and that stays finite when biases add up
+
+
+class KV(NamedTuple):
+    """Keys and values, [.., L, K] each."""
+
+    k: Tensor
+    v: Tensor
 
 
 def rotate(x: Tensor, start: int = 0) -> Tensor:
@@ -55,8 +62,18 @@ class RelativeBias(nn.Module):
         return self.weight(bucket + offset).permute(2, 0, 1)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """[B, H, L, K] attention. Short sequences on a CPU are written out: 4 to 12 times as fast there as PyTorch's kernel."""
+    if q.is_cuda or k.shape[2] > 256:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias if bias is None else bias.to(q.dtype), scale=scale)
+    logits = (q * scale) @ k.transpose(-1, -2)
+    if bias is not None:
+        logits = logits + bias
+    return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+
+
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself; incremental where a cache is given.
+    """Multi-head attention of a sequence to itself, or of its end to all of it where the past's keys and values are given.
 
     With `model.position=relative_per_layer` it has a position bias of its own (umT5, arXiv 2304.09151).
     """
@@ -68,33 +85,26 @@ class SelfAttention(nn.Module):
         self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
         self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, config.d_model, bias=False)
+        self.attend = attend
         own = config.position == "relative_per_layer"
         self.position = RelativeBias(config, bidirectional=not causal) if own else None
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, cache: dict[str, Tensor] | None = None) -> Tensor:
-        """x [B, L, D], bias broadcastable to [B, H, L, keys] -> [B, L, D]. The cache holds and receives [B, H, keys, K]."""
+    def forward(self, x: Tensor, bias: Tensor | None = None, past: KV | None = None) -> tuple[Tensor, KV | None]:
+        """x [B, L, D], bias broadcastable to [B, H, L, keys] -> [B, L, D], and the past grown by x where one was given.
+
+        A past is keys and values [B, H, keys, K]; of the first step it has no keys.
+        """
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        past = cache["k"].shape[2] if cache else 0
         if self.rope:
-            q, k = rotate(q, past), rotate(k, past)
-        if cache is not None:
-            if cache:
-                k, v = torch.cat([cache["k"], k], 2), torch.cat([cache["v"], v], 2)
-            cache["k"], cache["v"] = k, v
+            start = past.k.shape[2] if past else 0
+            q, k = rotate(q, start), rotate(k, start)
+        if past is not None:
+            past = KV(torch.cat([past.k, k], 2), torch.cat([past.v, v], 2))
+            k, v = past
         if self.position is not None:
             position = self.position(x.shape[1], k.shape[2])
             bias = position if bias is None else bias + position
-        return self.o(attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """[B, H, L, K] attention. Short sequences on a CPU are written out: 4 to 12 times as fast there as PyTorch's kernel."""
-    if q.is_cuda or k.shape[2] > 256:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias if bias is None else bias.to(q.dtype), scale=scale)
-    logits = (q * scale) @ k.transpose(-1, -2)
-    if bias is not None:
-        logits = logits + bias
-    return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+        return self.o(self.attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2)), past
 
 
 def window_bias(length: int, radius: int, device: torch.device) -> Tensor:
@@ -189,16 +199,15 @@ class ReadAttention(nn.Module):
         self.o = nn.Linear(inner, config.d_model, bias=False)
         self.gate = nn.Parameter(torch.zeros(config.n_heads)) if config.memory.gate else None
 
-    def project(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, states: Tensor) -> KV:
         """[.., L, D] -> keys and values [.., H, L, K]."""
-        k, v = (f(states).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for f in (self.k, self.v))
-        return k, v
+        return KV(*(f(states).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for f in (self.k, self.v)))
 
     def forward(
         self,
         x: Tensor,
-        inputs: tuple[Tensor, Tensor],
-        memory: tuple[Tensor, Tensor],
+        inputs: KV,
+        memory: KV,
         bias: tuple[Tensor, Tensor],
         packing: Packing,
     ) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """Encoder and decoder layers: pre-norm, RMSNorm, no biases, gated feed-forward, as T5 v1.1."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memgpt_cli.model.attention import Packing, ReadAttention, SelfAttention
+from memgpt_cli.model.attention import KV, Packing, ReadAttention, SelfAttention
 from memgpt_cli.schema import ModelConfig
 
 
@@ -40,8 +40,15 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias))
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias)[0])
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class LayerKV(NamedTuple):
+    """What one decoder layer reads: keys and values of the inputs [G, E, H, S, K] and of the memory [G, H, M, K]."""
+
+    inputs: KV
+    memory: KV
 
 
 class DecoderLayer(nn.Module):
@@ -53,12 +60,18 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, read: dict[str, Any], packing: Packing, cache: dict[str, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
-        """x [G, E, T, D] -> [G, E, T, D] and the attention read with, on memory [G, H, Q, M]."""
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        read: LayerKV,
+        read_bias: tuple[Tensor, Tensor],
+        packing: Packing,
+        past: KV | None,
+    ) -> tuple[Tensor, Tensor, KV | None]:
+        """x [G, E, T, D] -> [G, E, T, D], the attention read with, on memory [G, H, Q, M], and the past grown by x."""
         episodes = x.shape[0]
-        attended = self.attention(self.attention_norm(x).flatten(0, 1), bias, cache)
+        attended, past = self.attention(self.attention_norm(x).flatten(0, 1), bias, past)
         x = x + self.dropout(attended.unflatten(0, (episodes, -1)))
-        found, attention = self.read(self.read_norm(x), read["inputs"], read["memory"], read["bias"], packing)
+        found, attention = self.read(self.read_norm(x), read.inputs, read.memory, read_bias, packing)
         x = x + self.dropout(found)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attention
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attention, past

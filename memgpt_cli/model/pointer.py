@@ -35,6 +35,17 @@ class Mass(torch.autograd.Function):
         return torch.addcmul(held, attention, mass[..., None], value=-1).mul_(d_mass[..., None]), None
 
 
+class PointerContext(NamedTuple):
+    """What can be pointed at: inputs [G, E, S, ..] and the memory [G, M, ..]."""
+
+    input_keys: Tensor  # [G, E, S, D]
+    memory_keys: Tensor  # [G, M, D]
+    input_bias: Tensor  # [G, E, S]: MASKED where nothing may be copied
+    memory_bias: Tensor  # [G, E, M]
+    input_before: Tensor  # [G, E, S, BACK] the ids before each token
+    memory_before: Tensor  # [G, M, BACK]
+
+
 class Pointed(NamedTuple):
     logits: Tensor  # [G, Q, S + M]
     gate: Tensor  # [G, Q] log-odds of speaking from the vocabulary rather than copying
@@ -52,21 +63,16 @@ class Pointer(nn.Module):
     def keys(self, states: Tensor) -> Tensor:
         return self.key(states)
 
-    def forward(
-        self, hidden: Tensor, read: dict[str, Tensor], said: Tensor, bias: tuple[Tensor, Tensor], packing: Packing
-    ) -> Pointed:
-        """hidden [G, E, T, D]; read: keys of inputs [G, E, S, D] and memory [G, M, D], ids before each of their tokens;
-        said [G, E, T, BACK]: the ids last written at each step, the newest first; bias of inputs [G, E, S] and of
-        memory [G, Q, M]."""
+    def forward(self, hidden: Tensor, read: PointerContext, said: Tensor, packing: Packing) -> Pointed:
+        """hidden [G, E, T, D]; said [G, E, T, BACK]: the ids last written at each step, the newest first."""
         query = self.query(hidden) * self.scale
         said = packing.pack(said)
-        own = packing.pack(query @ read["input_keys"].transpose(-1, -2) + bias[0][:, :, None])
-        shared = torch.baddbmm(bias[1].to(query.dtype), packing.pack(query), read["memory_keys"].transpose(-1, -2))
-        own_before = read["input_before"].gather(
-            1, packing.example[..., None, None].expand(-1, -1, *read["input_before"].shape[2:])
-        )
-        own = self._resume(own, own_before, said)
-        shared = self._resume(shared, read["memory_before"][:, None].expand(-1, said.shape[1], -1, -1), said)
+        own = packing.pack(query @ read.input_keys.transpose(-1, -2) + read.input_bias[:, :, None])
+        memory_bias = packing.of_example(read.memory_bias).to(query.dtype)
+        shared = torch.baddbmm(memory_bias, packing.pack(query), read.memory_keys.transpose(-1, -2))
+        example = packing.example[..., None, None].expand(-1, -1, *read.input_before.shape[2:])
+        own = self._resume(own, read.input_before.gather(1, example), said)
+        shared = self._resume(shared, read.memory_before[:, None].expand(-1, said.shape[1], -1, -1), said)
         return Pointed(torch.cat([own, shared], -1).float(), packing.pack(self.gate(hidden))[..., 0].float())
 
     def _resume(self, logits: Tensor, before: Tensor, said: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class Retriever(nn.Module):
     def queries(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.query(pooled), dim=-1)
 
-    def keys(self, pooled: Tensor) -> Tensor:
+    def vectors(self, pooled: Tensor) -> Tensor:
         """[.., D] -> [.., D] of length 1: what the store keeps of an entry."""
         return F.normalize(self.key(pooled), dim=-1)
 

@@ -10,7 +10,7 @@ M memory tokens.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,64 +18,79 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from memgpt_cli.model.attention import MASKED, Packing, RelativeBias, causal_bias, window_bias
+from memgpt_cli.model.attention import KV, MASKED, Packing, RelativeBias, causal_bias, window_bias
 from memgpt_cli.model.inputs import Batch, plain_batch, shift
-from memgpt_cli.model.layers import DecoderLayer, EncoderLayer
-from memgpt_cli.model.pointer import BACK, Pointed, Pointer, copied_distribution, copied_mass, copyable, mix
+from memgpt_cli.model.layers import DecoderLayer, EncoderLayer, LayerKV
+from memgpt_cli.model.pointer import BACK, Pointed, Pointer, PointerContext, copied_distribution, copied_mass, copyable, mix
 from memgpt_cli.model.retrieval import Choice, Retriever
 from memgpt_cli.schema import KINDS, ModelConfig
 
 
-@dataclass
-class Context:
-    """What the examples of a batch read: one per batch when training, kept through the steps when generating."""
+def pick(x: Tensor, rows: Tensor) -> Tensor:
+    """[G, E, ..] -> [G, E', ..]: the examples `rows` [G, E']."""
+    return x[torch.arange(rows.shape[0], device=rows.device)[:, None], rows]
 
-    layers: list[dict[str, Any]]  # per decoder layer: keys and values of inputs and memory
+
+@dataclass(frozen=True)
+class Context:
+    """What the examples of a batch read, projected once; nothing in it changes while they are decoded."""
+
+    layers: tuple[LayerKV, ...]
     input_bias: Tensor  # [G, E, S]: MASKED on padding
     memory_bias: Tensor  # [G, H, E, M]: what each example may read, and how much
-    pointer: dict[str, Tensor]  # keys, bias and preceding ids for the pointer head; empty without one
+    pointer: PointerContext | None
     input_tokens: Tensor  # [G, E, S]
     memory_tokens: Tensor  # [G, M]
     memory_entry: Tensor  # [G, M]
     choice: Choice
-    caches: list[dict[str, Tensor]] = field(default_factory=list)
-    said: Tensor | None = None  # [G, E, t] ids so far, when incremental
 
     def select(self, rows: Tensor) -> "Context":
         """The context with examples `rows` [G, E'] (beams repeat and reorder them). The memory stays shared."""
-        episode = torch.arange(rows.shape[0], device=rows.device)[:, None]
-
-        def pick(x: Tensor) -> Tensor:
-            return x[episode, rows]
-
-        def pick_by_head(x: Tensor) -> Tensor:
-            return x.transpose(1, 2)[episode, rows].transpose(1, 2)
-
-        layers = [{**layer, "inputs": tuple(map(pick, layer["inputs"]))} for layer in self.layers]
-        by_example = ("input_keys", "input_bias", "memory_bias", "input_before")
-        flat = (episode * self.input_tokens.shape[1] + rows).flatten()  # caches hold episodes and examples in one dimension
+        pointer = self.pointer and self.pointer._replace(
+            **{n: pick(getattr(self.pointer, n), rows) for n in ("input_keys", "input_bias", "memory_bias", "input_before")}
+        )
         return replace(
             self,
-            layers=layers,
-            input_bias=pick(self.input_bias),
-            memory_bias=pick_by_head(self.memory_bias),
-            pointer={k: pick(v) if k in by_example else v for k, v in self.pointer.items()},
-            input_tokens=pick(self.input_tokens),
-            caches=[{k: v[flat] for k, v in cache.items()} for cache in self.caches],
-            said=pick(self.said) if self.said is not None else None,
+            layers=tuple(LayerKV(KV(*(pick(x, rows) for x in layer.inputs)), layer.memory) for layer in self.layers),
+            input_bias=pick(self.input_bias, rows),
+            memory_bias=pick(self.memory_bias.transpose(1, 2), rows).transpose(1, 2),
+            pointer=pointer,
+            input_tokens=pick(self.input_tokens, rows),
         )
 
 
-@dataclass
+@dataclass(frozen=True)
+class Cache:
+    """What has been said so far: the ids, and each layer's keys and values of them."""
+
+    said: Tensor  # [G, E, t]
+    layers: tuple[KV, ...]  # [G·E, H, t, K]
+
+    def select(self, rows: Tensor) -> "Cache":
+        """The cache of examples `rows` [G, E']."""
+        flat = (torch.arange(rows.shape[0], device=rows.device)[:, None] * self.said.shape[1] + rows).flatten()
+        return Cache(pick(self.said, rows), tuple(KV(layer.k[flat], layer.v[flat]) for layer in self.layers))
+
+
+@dataclass(frozen=True)
 class Decoded:
     hidden: Tensor  # [G, E, T, D]
     attentions: list[Tensor]  # of each layer, [G, H, Q, M] on memory
     said: Tensor  # [G, E, T, BACK]
     packing: Packing
+    cache: Cache | None  # grown by what was decoded, where one was given
 
     def attention(self) -> Tensor:
         """[G, Q, M]: attention on memory, the mean over layers and heads."""
         return sum(a.float().mean(1) for a in self.attentions) / len(self.attentions)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts through the encoder."""
+
+    states: Tensor  # [1 + tokens, D]: the null slot, then each text's tokens, padding included
+    means: Tensor  # [texts, D]
 
 
 class Stack(nn.Module):
@@ -94,6 +109,12 @@ class Stack(nn.Module):
         if self.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)
+
+
+def mean_state(states: Tensor, tokens: Tensor) -> Tensor:
+    """States [B, L, D] and ids [B, L] (0 pads) -> the mean over what is real, [B, D]: what scores are made of."""
+    real = (tokens != 0)[..., None]
+    return (states * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 class MemoryTransformer(nn.Module):
@@ -169,27 +190,28 @@ class MemoryTransformer(nn.Module):
             x = self.encoder.run(layer, x, bias)
         return self.dropout(self.encoder.norm(x))
 
-    def encode_texts(self, texts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Groups of ids [n, L] -> token states [1 + tokens, D] (row 0 is the null slot) and means [texts, D]."""
+    def encode_texts(self, texts: list[Tensor]) -> Encoded:
+        """Groups of ids [n, L], 0 pads."""
         states, means = [self.null[None]], []
         for tokens in texts:
             h = self.encode(tokens)
-            real = (tokens != 0)[..., None]
-            means.append((h * real).sum(1) / real.sum(1).clamp(min=1))
+            means.append(mean_state(h, tokens))
             states.append(h.flatten(0, 1))
-        return torch.cat([s.to(states[-1].dtype) for s in states]), torch.cat(means)
+        return Encoded(torch.cat([s.to(states[-1].dtype) for s in states]), torch.cat(means))
 
-    def read(self, batch: Batch, top_k: int = 0, only: Tensor | None = None) -> Context:
+    def read(self, batch: Batch, top_k: int = 0, only: Tensor | None = None, encoded: Encoded | None = None) -> Context:
         """Encodes the batch's texts, chooses the entries each example reads, and projects keys and values once.
 
         Args:
             top_k: entries read per example; 0 takes the configured number.
             only: [G, E, N] restricts what may be read (the oracle of an ablation).
+            encoded: the batch's texts, where they have been encoded already.
         """
-        states, means = self.encode_texts(batch.texts)
-        queries, keys = self.retriever.queries(means[batch.input_text]), self.retriever.keys(means[batch.entry_text])
+        encoded = encoded or self.encode_texts(batch.texts)
+        states, means = encoded.states, encoded.means
+        queries, vectors = self.retriever.queries(means[batch.input_text]), self.retriever.vectors(means[batch.entry_text])
         kinds = batch.entry_kind
-        choice = self.retriever(queries, keys, kinds, batch.sees, top_k, only)
+        choice = self.retriever(queries, vectors, kinds, batch.sees, top_k, only)
         inputs = states[batch.input_index]  # [G, E, S, D]
         memory = states[batch.memory_index]  # [G, M, D]
         kind = kinds.gather(1, batch.memory_entry).clamp(min=0)  # [G, M]
@@ -199,18 +221,18 @@ class MemoryTransformer(nn.Module):
         memory = memory + (real * (self.kind(kind) + timed * time)).to(memory.dtype)
         input_bias = torch.zeros(batch.input_tokens.shape, device=states.device).masked_fill(batch.input_tokens == 0, MASKED)
         memory_bias = self._memory_bias(batch, choice)
-        layers = [{"inputs": layer.read.project(inputs), "memory": layer.read.project(memory)} for layer in self.decoder.layers]
-        pointer = {}
+        layers = tuple(LayerKV(layer.read.project(inputs), layer.read.project(memory)) for layer in self.decoder.layers)
+        pointer = None
         if self.pointer is not None:
             # the null slot and ends of texts say nothing, so they are never pointed at
-            pointer = {
-                "input_keys": self.pointer.keys(inputs),
-                "memory_keys": self.pointer.keys(memory),
-                "input_bias": input_bias.masked_fill(~copyable(batch.input_tokens), MASKED),
-                "memory_bias": memory_bias.mean(1).masked_fill(~copyable(batch.memory_tokens)[:, None], MASKED),
-                "input_before": batch.input_before,
-                "memory_before": batch.memory_before,
-            }
+            pointer = PointerContext(
+                input_keys=self.pointer.keys(inputs),
+                memory_keys=self.pointer.keys(memory),
+                input_bias=input_bias.masked_fill(~copyable(batch.input_tokens), MASKED),
+                memory_bias=memory_bias.mean(1).masked_fill(~copyable(batch.memory_tokens)[:, None], MASKED),
+                input_before=batch.input_before,
+                memory_before=batch.memory_before,
+            )
         tokens = (batch.input_tokens, batch.memory_tokens, batch.memory_entry)
         return Context(layers, input_bias, memory_bias, pointer, *tokens, choice)
 
@@ -223,37 +245,40 @@ class MemoryTransformer(nn.Module):
         null = torch.zeros_like(bias[..., :1]).masked_fill((batch.sees <= 0)[:, None, :, None], MASKED)
         return torch.cat([null, bias[..., 1:]], -1)
 
-    def decode(self, said: Tensor, context: Context, packed: Tensor | None = None, incremental: bool = False) -> Decoded:
+    def start(self, batch: Batch) -> Cache:
+        """The cache of examples that have said nothing yet."""
+        g, e = batch.sees.shape
+        nothing = self.embedding.weight.new_zeros(g * e, self.config.n_heads, 0, self.config.d_kv)
+        return Cache(batch.sees.new_zeros(g, e, 0), tuple(KV(nothing, nothing) for _ in self.decoder.layers))
+
+    def decode(self, said: Tensor, context: Context, packed: Tensor | None = None, cache: Cache | None = None) -> Decoded:
         """Ids [G, E, T] (0 starts) -> hidden states [G, E, T, D] and each layer's attention on memory.
 
         Args:
             packed: [G, Q] the places among E*T that are real; all of them where None.
-            incremental: `said` continues what the context's caches hold, and they grow by it.
+            cache: what `said` continues; the result's has grown by it.
         """
         examples, length = said.shape[1:]
         if packed is None:
             packed = torch.arange(examples * length, device=said.device).expand(said.shape[0], -1)
         packing = Packing(packed, examples, length)
-        before = context.said if incremental and context.said is not None else said[:, :, :0]
-        everything = torch.cat([before, said], 2)
-        if incremental:
-            context.said = everything
-            if not context.caches:
-                context.caches = [{} for _ in self.decoder.layers]
-        x = self.embed(said)
+        everything = said if cache is None else torch.cat([cache.said, said], 2)
         total = everything.shape[2]
+        x = self.embed(said)
         bias = causal_bias(length, total, said.device) if length > 1 else None
         if self.decoder.position is not None:
             position = self.decoder.position(length, total)
             bias = position if bias is None else bias + position
         read_bias = (context.input_bias, packing.of_example(context.memory_bias))
-        attentions = []
+        attentions, grown = [], []
         for n, layer in enumerate(self.decoder.layers):
-            cache = context.caches[n] if incremental else None
-            x, attention = self.decoder.run(layer, x, bias, {**context.layers[n], "bias": read_bias}, packing, cache)
+            past = cache.layers[n] if cache else None
+            x, attention, past = self.decoder.run(layer, x, bias, context.layers[n], read_bias, packing, past)
             attentions.append(attention)
-        newest = [F.pad(everything, (back, 0))[..., everything.shape[2] - length : everything.shape[2]] for back in range(BACK)]
-        return Decoded(self.dropout(self.decoder.norm(x)), attentions, torch.stack(newest, -1), packing)
+            grown.append(past)
+        newest = [F.pad(everything, (back, 0))[..., total - length : total] for back in range(BACK)]
+        after = Cache(everything, tuple(grown)) if cache else None
+        return Decoded(self.dropout(self.decoder.norm(x)), attentions, torch.stack(newest, -1), packing, after)
 
     def vocab_logits(self, hidden: Tensor) -> Tensor:
         """[.., D] -> [.., V] in fp32."""
@@ -263,8 +288,7 @@ class MemoryTransformer(nn.Module):
 
     def point(self, decoded: Decoded, context: Context) -> Pointed:
         assert self.pointer is not None
-        bias = (context.pointer["input_bias"], decoded.packing.of_example(context.pointer["memory_bias"]))
-        pointed: Pointed = self.pointer(decoded.hidden, context.pointer, decoded.said, bias, decoded.packing)
+        pointed: Pointed = self.pointer(decoded.hidden, context.pointer, decoded.said, decoded.packing)
         return pointed
 
     def log_probs(self, decoded: Decoded, context: Context) -> Tensor:
@@ -320,7 +344,7 @@ class MemoryTransformer(nn.Module):
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scored:
     """Target tokens packed by episode, [G, Q]; where `real` is False there is none."""
 

@@ -1,6 +1,7 @@
 """Text to ids and back: our own lossless tokenizers, and those of pretrained models, id for id."""
 
 from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
+from memgpt_cli.tokenizer.load import load_tokenizer
 from memgpt_cli.tokenizer.lossless import MODEL_FILE, LosslessTokenizer, train_tokenizer
 
-__all__ = ["EOS", "MODEL_FILE", "PAD", "UNK", "LosslessTokenizer", "Tokenizer", "train_tokenizer"]
+__all__ = ["EOS", "MODEL_FILE", "PAD", "UNK", "LosslessTokenizer", "Tokenizer", "load_tokenizer", "train_tokenizer"]

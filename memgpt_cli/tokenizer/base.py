@@ -40,10 +40,3 @@ class Tokenizer(ABC):
     def encode(self, text: str) -> list[int]:
         """Ids without a closing EOS."""
         return self.encode_all([text])[0]
-
-    @staticmethod
-    def load(path: Path) -> "Tokenizer":
-        """The tokenizer of a folder, whichever kind it is; raises CheckpointError."""
-        from memgpt_cli.tokenizer.pretrained import load_tokenizer
-
-        return load_tokenizer(path)

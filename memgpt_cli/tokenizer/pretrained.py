@@ -14,29 +14,12 @@ from typing import Any
 
 from memgpt_cli.errors import CheckpointError, ConfigError
 from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
-from memgpt_cli.tokenizer.lossless import MODEL_FILE, LosslessTokenizer
+from memgpt_cli.tokenizer.lossless import LosslessTokenizer
 
 JSON_FILE, SPIECE_FILE, CONFIG_FILE = "tokenizer.json", "spiece.model", "tokenizer_config.json"
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a folder or a file, whichever kind it is; raises CheckpointError."""
-    if path.is_file():
-        return LosslessTokenizer.load(path) if path.name == MODEL_FILE else _from_files(path, path.parent)
-    if (path / MODEL_FILE).is_file() and not (path / JSON_FILE).is_file():
-        return LosslessTokenizer.load(path)
-    described = _description(path)
-    if described.get("tokenizer_class", "").startswith("ByT5"):
-        return ByteTokenizer(described)
-    for name in (JSON_FILE, SPIECE_FILE):
-        if (path / name).is_file():
-            return _from_files(path / name, path)
-    raise CheckpointError(
-        f"{path} holds no tokenizer: expected {MODEL_FILE}, {JSON_FILE}, {SPIECE_FILE} or a ByT5's {CONFIG_FILE}"
-    )
-
-
-def _description(folder: Path) -> dict[str, Any]:
+def description_of(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_FILE
     try:
         described: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
@@ -53,8 +36,8 @@ def _library() -> Any:
     return tokenizers
 
 
-def _from_files(file: Path, folder: Path) -> "PretrainedTokenizer":
-    library, described = _library(), _description(folder)
+def from_files(file: Path, folder: Path) -> "PretrainedTokenizer":
+    library, described = _library(), description_of(folder)
     try:
         pipeline = library.Tokenizer.from_file(str(file)) if file.suffix == ".json" else _from_spiece(file, described)
     except CheckpointError:

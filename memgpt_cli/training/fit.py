@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from memgpt_cli.checkpoint.runs import ADAPTER, CHECKPOINTS, HISTORY, MODEL, PEF
 from memgpt_cli.checkpoint.weights import mismatches
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
-from memgpt_cli.data.batching import TrainStream, collate, evaluation_plan
-from memgpt_cli.data.dataset import EpisodeDataset, read_manifest
+from memgpt_cli.data.collate import collate
+from memgpt_cli.data.dataset import NOTED, EpisodeDataset, read_manifest
+from memgpt_cli.data.plan import evaluation_plan
+from memgpt_cli.data.stream import TrainStream
 from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, UsageError
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.schema import ModelConfig
-from memgpt_cli.tokenizer import Tokenizer
+from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.training.callbacks import (
     History,
     Interrupted,
@@ -65,7 +68,7 @@ class EpisodeData(L.LightningDataModule):
     def __init__(self, folder: Path, config: Config) -> None:
         super().__init__()
         self.folder, self.config = folder, config
-        self.tokenizer = Tokenizer.load(folder)
+        self.tokenizer = load_tokenizer(folder)
         self.manifest = read_manifest(folder)
 
     def _loader(self, dataset: Any) -> DataLoader[Batch]:
@@ -114,7 +117,7 @@ def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
 
 def _check_same_pieces(model: ModelConfig, tokenizer: Tokenizer) -> None:
     """Raises UsageError where the data was cut by another tokenizer than the pretrained weights know."""
-    own = Tokenizer.load(hub.fetch(model.init_from, model.revision, weights=False))
+    own = load_tokenizer(hub.fetch(model.init_from, model.revision, weights=False))
     if any(own.piece(i) != tokenizer.piece(i) for i in range(0, len(own), max(1, len(own) // 500))):
         raise UsageError(
             f"the data was cut by another tokenizer than {model.init_from} was trained with: leave data.tokenizer.path empty"
@@ -134,7 +137,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 
 
 # settings that may change between a run and its resumption without making it another run
-_FREE = ("trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "memory.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
+_FREE = ("trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "store.", "inference.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
 
 
 def is_first_process() -> bool:
@@ -206,40 +209,66 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
     make_optimizer(model, config.optim)  # says here what cannot be had, before a run is begun or begun anew
     resumed = prepare_run(config, run, fresh, data.manifest["key"])
     module = MemoryModule(model, config)
-    settings = config.trainer
-    origin = {}
-    if config.model.init_from:  # the hub's cache names a snapshot after its commit
-        origin["init_from"] = hub.fetch(config.model.init_from, config.model.revision, weights=False).resolve().name
-
-    def save_best(trained: MemoryModule, scores: dict[str, Any]) -> None:
-        notes = {**scores, "data": str(data_folder), **origin}
-        best = trained.best_guess
-        save_model(run / "model", merged_weights(best), data.tokenizer, replace(config, model=model.config), notes)
-        if config.optim.trainable == "lora":
-            save_adapter(best, config.optim, run / ADAPTER)
-
-    keep = KeepCheckpoints(run, settings.checkpoint_every, settings.keep_checkpoints, save_best)
+    save_best = _saver(config, data, run)
+    keep = KeepCheckpoints(run, config.trainer.checkpoint_every, config.trainer.keep_checkpoints, save_best)
     stop = StopGently(keep)
     trainer = _make_trainer(config, run, console, keep, stop)
     if trainer.is_global_zero:
-        size = sum(p.numel() for p in model.parameters())
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        partly = f" ({trained / 1e6:.2f} M of them trained)" if trained < size else ""
-        at = f"resumed at step {int(resumed.name[5:])}" if resumed else "from the beginning"
+        _say_what_is_trained(console, run, model, data, resumed)
+    if resumed and _step_of(resumed) >= config.trainer.max_steps:
         console.print(
-            f"training {run.name}: {size / 1e6:.2f} M parameters{partly}, {data.manifest['statistics']['train']['examples']:,} examples, {at}"
-        )
-    if resumed and int(resumed.name[5:]) >= settings.max_steps:
-        console.print(
-            f"{run} is trained already ({settings.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
+            f"{run} is trained already ({config.trainer.max_steps} steps): raise trainer.max_steps, or add run=NAME or --fresh to train anew"
         )
         return {}
     if resumed:
         check_state(resumed, module)
+    _fit(trainer, module, data, resumed, run)
+    if trainer.global_step and not keep.has(trainer.global_step):
+        keep.save(trainer)
+    if trainer.global_step % config.trainer.val_every:
+        trainer.validate(module, data, verbose=False)  # the last steps count too
+    if not (run / "model").is_dir() and trainer.is_global_zero:
+        save_best(module, {"step": trainer.global_step})
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _saver(config: Config, data: EpisodeData, run: Path) -> Callable[[MemoryModule, dict[str, Any]], None]:
+    """What saves the best model: its weights, and notes of its scores, its data, and what it has seen of them."""
+    seen = data.manifest["statistics"].get("train", {})
+    notes: dict[str, Any] = {"data": str(data.folder), "seen": {name: seen.get(name) for name in NOTED}}
+    if config.model.init_from:  # the hub's cache names a snapshot after its commit
+        notes["init_from"] = hub.fetch(config.model.init_from, config.model.revision, weights=False).resolve().name
+
+    def save(trained: MemoryModule, scores: dict[str, Any]) -> None:
+        best = trained.best_guess
+        own = replace(config, model=trained.model.config)
+        save_model(run / "model", merged_weights(best), data.tokenizer, own, {**scores, **notes})
+        if config.optim.trainable == "lora":
+            save_adapter(best, config.optim, run / ADAPTER)
+
+    return save
+
+
+def _say_what_is_trained(
+    console: Console, run: Path, model: MemoryTransformer, data: EpisodeData, resumed: Path | None
+) -> None:
+    size = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    partly = f" ({trained / 1e6:.2f} M of them trained)" if trained < size else ""
+    at = f"resumed at step {_step_of(resumed)}" if resumed else "from the beginning"
+    examples = data.manifest["statistics"]["train"]["examples"]
+    console.print(f"training {run.name}: {size / 1e6:.2f} M parameters{partly}, {examples:,} examples, {at}")
+
+
+def _fit(trainer: L.Trainer, module: MemoryModule, data: EpisodeData, resumed: Path | None, run: Path) -> None:
     try:
         trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
-        if resumed and trainer.global_step <= int(resumed.name[5:]):  # nothing has been trained yet: the checkpoint's own fault
+        if resumed and trainer.global_step <= _step_of(resumed):  # nothing has been trained yet: the checkpoint's own fault
             raise CheckpointError(
                 f"{resumed} cannot be resumed from ({type(error).__name__}): move it away, and the one before it serves"
             ) from error
@@ -248,13 +277,6 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
         stopped = TrainingStopped(f"stopped at step {error.step}, saved in {run}: the same command goes on from there")
         stopped.exit_code = 128 + error.signal
         raise stopped from None
-    if trainer.global_step and not keep.has(trainer.global_step):
-        keep.save(trainer)
-    if trainer.global_step % settings.val_every:
-        trainer.validate(module, data, verbose=False)  # the last steps count too
-    if not (run / "model").is_dir() and trainer.is_global_zero:
-        save_best(module, {"step": trainer.global_step})
-    return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
 def check_state(folder: Path, module: MemoryModule) -> None:

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from memgpt_cli.checkpoint.families import weight_names
-from memgpt_cli.checkpoint.runs import ENTRY_KEY, PEFT
+from memgpt_cli.checkpoint.runs import ENTRY_VECTOR, PEFT
 from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import OptimConfig
 from memgpt_cli.errors import UsageError
+from memgpt_cli.extras import need
 from memgpt_cli.files import new_folder
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
@@ -35,23 +36,20 @@ def choose_trainable(model: MemoryTransformer, optim: OptimConfig) -> MemoryTran
         weight.requires_grad = {
             "all": True,
             "memory": name in memory,
-            "decoder": not name.startswith(ENTRY_KEY),
+            "decoder": not name.startswith(ENTRY_VECTOR),
             "lora": name in memory or "lora_" in name,
         }[optim.trainable]
     return model
 
 
 def _add_adapters(model: MemoryTransformer, optim: OptimConfig) -> None:
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise UsageError("optim.trainable=lora needs a library: pip install 'memgpt-cli[peft]'") from error
+    peft = need("peft", "optim.trainable=lora")
     targets = "|".join(optim.lora_targets)
     pattern = rf"(encoder|decoder)\.layers\.\d+\.(attention|read|feed_forward)\.({targets})"
-    settings = LoraConfig(
+    settings = peft.LoraConfig(
         r=optim.lora_rank, lora_alpha=optim.lora_alpha, lora_dropout=optim.lora_dropout, target_modules=pattern
     )
-    inject_adapter_in_model(settings, model, _ADAPTER)
+    peft.inject_adapter_in_model(settings, model, _ADAPTER)
 
 
 def merged_weights(model: MemoryTransformer) -> dict[str, Tensor]:
@@ -120,8 +118,4 @@ def _eight_bit() -> Any:
     """bitsandbytes' AdamW with block-wise 8-bit states (arXiv 2110.02861)."""
     if not torch.cuda.is_available():
         raise UsageError("optim.optimizer=adamw8bit needs a CUDA GPU, found none: type optim.optimizer=adamw or adafactor")
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise UsageError("optim.optimizer=adamw8bit needs a library: pip install 'memgpt-cli[8bit]'") from error
-    return AdamW8bit
+    return need("bitsandbytes.optim", "optim.optimizer=adamw8bit").AdamW8bit

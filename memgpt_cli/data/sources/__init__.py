@@ -1,45 +1,43 @@
-"""Sources: small readers from a format to episodes, one function each, found by name.
+"""Sources: small readers from a format to episodes, one function each, found by name (`plugins`: yours as ours).
 
 A reader is `read(file, options, where) -> Iterator[Episode]`: it yields episodes and hands what it cannot read to
 `where.reject`, which stops the run or puts it in quarantine.
 """
 
 import dataclasses
-import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from memgpt_cli import plugins
 from memgpt_cli.errors import ConfigError, DataError, did_you_mean
 from memgpt_cli.ingest.text import Reject
 from memgpt_cli.schema import Episode
 
 
-class Source(NamedTuple):
+def _no_files(options: Any, files: Sequence[Path]) -> Sequence[Path]:
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How one format is read.
+
+    read: `read(file, options, where)` yields episodes.
+    options: a frozen dataclass of what `data.options` may hold; each field has a default.
+    needs_file: whether it reads files at all; or, given the options, whether it does then.
+    pairs_files: `read` is given all the files of a split at once, as a list, since they belong together line by line.
+    extra_files: further files that it reads, given the options and a split's files: data is made anew when they change.
+    """
+
     read: Callable[..., Iterator[Episode]]
     options: type
-    needs_file: bool = True
+    needs_file: bool | Callable[[Any], bool] = True
+    pairs_files: bool = False
+    extra_files: Callable[[Any, Sequence[Path]], Sequence[Path]] = _no_files
 
-
-# name -> module, function, options. Imported when used: `datasets` alone takes over a second.
-_SOURCES = {
-    "records": ("records", "read_records", "RecordOptions"),
-    "dialogue": ("dialogue", "read_dialogue", "DialogueOptions"),
-    "dialog_babi": ("dialogue", "read_dialog_babi", "DialogueOptions"),
-    "kdconv": ("dialogue", "read_kdconv", "DialogueOptions"),
-    "duconv": ("dialogue", "read_duconv", "DialogueOptions"),
-    "babi": ("qa", "read_babi", "BabiOptions"),
-    "qa": ("qa", "read_squad", "PassageOptions"),
-    "summarisation": ("summarisation", "read_documents", "DocumentOptions"),
-    "dialogsum": ("summarisation", "read_dialogsum", "DialogueDocumentOptions"),
-    "qmsum": ("summarisation", "read_qmsum", "DialogueDocumentOptions"),
-    "parallel": ("parallel", "read_parallel", "ParallelOptions"),
-    "text": ("text", "read_plain", "TextOptions"),
-    "wikitext": ("text", "read_wikitext", "TextOptions"),
-    "eltec": ("text", "read_eltec", "TextOptions"),
-    "facts": ("facts", "generate_facts", "FactsOptions"),
-}
-SOURCE_NAMES = tuple(_SOURCES)
+    def reads_files(self, options: Any) -> bool:
+        return self.needs_file if isinstance(self.needs_file, bool) else self.needs_file(options)
 
 
 @dataclasses.dataclass
@@ -63,12 +61,9 @@ class Where:
 
 
 def find_source(name: str) -> Source:
-    """The source of this name; raises ConfigError with the nearest one."""
-    if name not in _SOURCES:
-        raise ConfigError(f"data.source is '{name}', which is not a source.{did_you_mean(name, _SOURCES)}")
-    module_name, function, options = _SOURCES[name]
-    module = importlib.import_module(f"memgpt_cli.data.sources.{module_name}")
-    return Source(getattr(module, function), getattr(module, options), needs_file=name != "facts")
+    """The source of this name; raises UsageError with the nearest one."""
+    found: Source = plugins.load(plugins.SOURCES, name, f"data.source is '{name}', which is not a source")
+    return found
 
 
 def make_options(source: Source, given: dict[str, Any]) -> Any:

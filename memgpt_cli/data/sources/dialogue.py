@@ -1,14 +1,16 @@
 """Dialogues: one example a reply. The last `turns` messages are its input, everything older is memory."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from memgpt_cli.data.sources import Where
+from memgpt_cli.data.dialogue import Dialogue, Fact, Turn, fact
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import ConfigError, DataError
-from memgpt_cli.ingest.text import parse_json, read_json_records, read_lines, read_text, text_field
-from memgpt_cli.schema import Entry, Episode, Example, render_triple
+from memgpt_cli.ingest.json_values import parse_json, read_json_records, text_field
+from memgpt_cli.ingest.text import read_lines, read_text
+from memgpt_cli.schema import Episode, Example
 
 
 @dataclass(frozen=True)
@@ -38,55 +40,16 @@ class DialogueOptions:
             raise ConfigError(f"data.options.knowledge_from is '{self.knowledge_from}', expected past or dialogue")
 
 
-class Turn(NamedTuple):
-    speaker: str
-    text: str
-    evidence: tuple[str, ...] = ()  # texts of facts this message rests on
-
-
-class Fact(NamedTuple):
-    text: str
-    meta: dict[str, Any]
-
-
-def render_turn(speaker: str, text: str) -> str:
-    return f"{speaker}: {text}" if speaker else text
-
-
-def fact(head: str, relation: str, tail: str) -> Fact:
-    return Fact(render_triple(head, relation, tail), {"triple": [head, relation, tail]})
-
-
 def dialogue_episode(name: str, events: Iterable[Turn | Fact], options: DialogueOptions, task: str = "dialogue") -> Episode:
-    """An episode from what happened in a dialogue, in order: messages and the facts that became known between them.
-
-    A reply sees the entries up to the newest fact or the newest message older than its input, whichever is later:
-    never itself, never what comes after it.
-    """
-    entries: list[Entry] = []
-    turns: list[Turn] = []
-    turn_entry: list[int] = []  # the entry of each turn
-    facts: dict[str, int] = {}
-    examples: list[Example] = []
-    known = 0  # entries up to the newest fact
+    """An episode from what happened in a dialogue, in order: messages and the facts that became known between them."""
+    dialogue, examples = Dialogue(options.turns), []
     for event in events:
-        if isinstance(event, Fact):
-            if event.text not in facts:
-                facts[event.text] = len(entries)
-                entries.append(Entry(event.text, "fact", event.meta))
-                known = len(entries)
-            continue
-        if turns and (not options.reply or event.speaker == options.reply):
-            window = turns[-options.turns :]
-            older = turn_entry[-options.turns] if len(turns) >= options.turns else 0
-            sees = max(known, older)
-            said = tuple(facts[f] for f in event.evidence if facts.get(f, sees) < sees)
-            source = "\n".join(render_turn(t.speaker, t.text) for t in window)
-            examples.append(Example(source, event.text, sees, evidence=said, task=task))
-        turn_entry.append(len(entries))
-        entries.append(Entry(render_turn(event.speaker, event.text), "turn", {"speaker": event.speaker}))
-        turns.append(event)
-    return Episode(name, tuple(entries), tuple(examples))
+        if isinstance(event, Turn) and dialogue.turns and (not options.reply or event.speaker == options.reply):
+            source, sees = dialogue.asks()
+            evidence = tuple(n for f in event.evidence if (n := dialogue.facts.get(f, sees)) < sees)
+            examples.append(Example(source, event.text, sees, evidence=evidence, task=task))
+        dialogue.add(event)
+    return Episode(name, tuple(dialogue.entries), tuple(examples))
 
 
 def read_dialog_babi(path: Path, options: DialogueOptions, where: Where) -> Iterator[Episode]:
@@ -212,3 +175,13 @@ def _triple(value: Any) -> Fact:
     if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(part, str) for part in value):
         raise DataError(f"a triple of three texts expected, found {str(value)[:80]}")
     return fact(*value)
+
+
+def _knowledge_base(options: DialogueOptions, files: Sequence[Path]) -> list[Path]:
+    return [Path(options.knowledge_base).expanduser()] if options.knowledge_base else []
+
+
+DIALOGUE = Source(read_dialogue, DialogueOptions, extra_files=_knowledge_base)
+DIALOG_BABI = Source(read_dialog_babi, DialogueOptions)
+KDCONV = Source(read_kdconv, DialogueOptions, extra_files=_knowledge_base)
+DUCONV = Source(read_duconv, DialogueOptions)

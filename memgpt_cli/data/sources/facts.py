@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import ConfigError
 from memgpt_cli.schema import Entry, Episode, Example, render_triple
 
@@ -143,3 +143,6 @@ def generate_facts(path: object, options: FactsOptions, where: Where) -> Iterato
         language = options.language if options.language != "both" else ("en", "zh")[n % 2]
         count = options.facts_test if where.split == "test" else rng.randint(options.facts_min, options.facts)
         yield facts_episode(rng, f"facts/{where.split}/{n}", count, language, where.split, options)
+
+
+FACTS = Source(generate_facts, FactsOptions, needs_file=False)

@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.ingest.text import read_lines
 from memgpt_cli.schema import Entry, Episode, Example
@@ -101,3 +101,11 @@ def _pairs(source: Path, target: Path, where: Where) -> dict[int, tuple[str, str
             empty = source if not pair[0].strip() else target
             where.reject(DataError("empty line in a parallel file", empty, number), list(pair))
     return out
+
+
+def _memory_files(options: ParallelOptions, files: Sequence[Path]) -> list[Path]:
+    names = (options.memory_source, options.memory_target)
+    return [path.parent / name for path, name in zip(files, names, strict=False) if name]
+
+
+PARALLEL = Source(read_parallel, ParallelOptions, pairs_files=True, extra_files=_memory_files)

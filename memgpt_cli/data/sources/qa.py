@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import DataError
 from memgpt_cli.ingest.chunk import chunk_entries
-from memgpt_cli.ingest.text import parse_json, read_lines, read_text, text_field
+from memgpt_cli.ingest.json_values import parse_json, text_field
+from memgpt_cli.ingest.text import read_lines, read_text
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -142,3 +143,6 @@ def read_babi(path: Path, options: BabiOptions, where: Where) -> Iterator[Episod
             problem = error if isinstance(error, DataError) else DataError(f"supporting line {error} does not exist")
             where.reject(problem.at(path, number), line)
     yield from close()
+
+
+BABI, QA = Source(read_babi, BabiOptions), Source(read_squad, PassageOptions)

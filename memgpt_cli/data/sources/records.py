@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgpt_cli.data.sources import Where
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.ingest.chunk import chunk_entries
+from memgpt_cli.ingest.json_values import read_json_records, text_field
 from memgpt_cli.ingest.table import read_csv_records, read_parquet
-from memgpt_cli.ingest.text import plain_suffix, read_json_records, text_field
+from memgpt_cli.ingest.text import plain_suffix
 from memgpt_cli.schema import TASKS, Entry, Episode, Example, render_triple
 
 
@@ -116,3 +117,6 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
     target = text_field(record, options.target) if options.target in record or not references else references[0]
     example = Example(text_field(record, options.input), target, len(entries), tuple(references), task=options.task)
     return Episode(name, tuple(entries), (example,), {"id": record["id"]} if "id" in record else {})
+
+
+RECORDS = Source(read_records, RecordOptions, needs_file=lambda options: not options.hub)

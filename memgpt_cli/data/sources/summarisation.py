@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memgpt_cli.data.sources import Where
-from memgpt_cli.data.sources.dialogue import render_turn
+from memgpt_cli.data.dialogue import render_turn
+from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import DataError
 from memgpt_cli.ingest.chunk import chunk_entries
-from memgpt_cli.ingest.text import read_json_records, text_field
+from memgpt_cli.ingest.json_values import read_json_records, text_field
 from memgpt_cli.schema import Entry, Episode, Example
 
 
@@ -105,3 +105,7 @@ def _meeting(name: str, record: dict[str, Any], options: DialogueDocumentOptions
                 Example(text_field(query, "query"), answer, len(entries), evidence=tuple(evidence), task="summarisation")
             )
     return Episode(name, tuple(entries), tuple(examples), {"meeting": name})
+
+
+SUMMARISATION = Source(read_documents, DocumentOptions)
+DIALOGSUM, QMSUM = Source(read_dialogsum, DialogueDocumentOptions), Source(read_qmsum, DialogueDocumentOptions)

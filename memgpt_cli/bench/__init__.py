@@ -1,0 +1,1 @@
+"""Measurements of speed and scale, of what others can be compared with."""

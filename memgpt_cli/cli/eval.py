@@ -1,0 +1,178 @@
+"""memgpt eval."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memgpt_cli.cli.app import (
+    DATA_ROOT,
+    ConfigDir,
+    Json,
+    KeyEnv,
+    Namespace,
+    OldMemory,
+    Overrides,
+    Run,
+    StoreUrl,
+    app,
+    console,
+    data_folder,
+    open_session,
+    print_json,
+    progress,
+    store_named,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from memgpt_cli.config import DataConfig
+    from memgpt_cli.evaluation.evaluate import Condition
+    from memgpt_cli.inference.session import Session
+
+
+@app.command("eval", epilog="Example: `memgpt eval --metric rouge --metric distinct --run dialogsum-small eval.split=valid`")
+def evaluate_command(
+    overrides: Overrides = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="bleu, chrf, rouge, exact, f1, distinct, perplexity, recall; repeatable."),
+    ] = None,
+    run: Run = "",
+    file: Annotated[
+        list[Path] | None,
+        typer.Option("--file", help="Raw files in the run's own format, instead of its test split.", exists=True),
+    ] = None,
+    tidy: Annotated[
+        bool, typer.Option("--tidy", help="Post-process outputs before scoring (repeated spans, stray spaces).")
+    ] = False,
+    store: StoreUrl = "",
+    memory: OldMemory = "",
+    namespace: Namespace = "",
+    key_env: KeyEnv = "",
+    config_dir: ConfigDir = None,
+    as_json: Json = False,
+) -> None:
+    """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle; or recalled from a store."""
+    from dataclasses import asdict
+
+    from memgpt_cli.evaluation.evaluate import save_results
+    from memgpt_cli.evaluation.memories import check_memories
+    from memgpt_cli.evaluation.metrics import check_metrics
+
+    check_metrics(metric or ())
+    with open_session(run, overrides, config_dir, store_named(store, namespace, memory), namespace, key_env) as session:
+        config = session.config
+        metrics = metric or list(config.data.metrics)
+        check_metrics(metrics)
+        check_memories(config.eval.memories)
+        conditions = _conditions(session, _split(session, file), metrics, tidy)
+        name = "+".join(f.stem for f in file) if file else config.eval.split
+        name += "-store" if session.recall else ""
+    assert session.folder is not None
+    saved = save_results(session.folder / "eval", name, conditions)
+    if as_json:
+        print_json({c.memory: [asdict(s) for s in c.scores] for c in conditions})
+        return
+    out = console()
+    out.print(_table(conditions, f"{session.name} on {name} of {config.data.name}"))
+    for signature in dict.fromkeys(f"{s.name}: {s.signature}" for s in conditions[0].scores):
+        out.print(f"[dim]{signature}[/]")
+    out.print(f"predictions and scores: {saved.parent}")
+
+
+def _conditions(session: "Session", split: Path, metrics: list[str], tidy: bool) -> "list[Condition]":
+    import tempfile
+
+    from memgpt_cli.evaluation.evaluate import evaluate
+    from memgpt_cli.evaluation.recalled import named_by_store, write_recalled
+    from memgpt_cli.inference.postprocess import drop_repeats, tidy_spaces
+
+    config = session.config
+    postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else str
+    with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
+        if session.recall:
+            split = write_recalled(split, Path(scratch), session, config.eval.max_examples, report)
+        conditions = evaluate(
+            session.model, session.tokenizer, split, metrics, config.eval, config.generate,
+            lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
+        )  # fmt: skip
+    return named_by_store(conditions) if session.recall else conditions
+
+
+def _split(session: "Session", files: list[Path] | None) -> Path:
+    """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
+    from dataclasses import replace
+
+    from memgpt_cli.data.dataset import DATA_SET, read_manifest
+    from memgpt_cli.errors import UsageError
+    from memgpt_cli.files import slug
+
+    if session.folder is None:
+        raise UsageError(f"{session.name} is no run: memgpt train model.init_from={session.name} makes one that can be scored")
+    data, split = session.config.data, "test" if files else session.config.eval.split
+    own, folder = session.tokenizer.fingerprint, DATA_ROOT / data.name
+    manifest = read_manifest(folder) if not files and DATA_SET.marks(folder) else None
+    from memgpt_cli.checkpoint.untrusted import describe_run
+
+    trained = describe_run(session.folder / "model").config.data
+    if manifest is None or data != trained or manifest["tokenizer"]["fingerprint"] != own:
+        data = _raw_data(session.name, data, files, manifest["config"] if manifest else None)
+        tokenizer = replace(data.tokenizer, path=str((session.folder / "model").resolve()), add=())
+        folder = data_folder(replace(data, tokenizer=tokenizer, name=slug(f"{data.name}-{own[:8]}")))
+    if not (folder / split).is_dir():
+        found = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(found)}")
+    return folder / split
+
+
+def _raw_data(run: str, data: "DataConfig", files: list[Path] | None, known: dict[str, object] | None) -> "DataConfig":
+    """The settings that read raw data anew, in the run's own way.
+
+    Where raw data lie is not the run's to say (it may be somebody else's), but that of the data set of its name here.
+    """
+    from dataclasses import replace
+
+    from memgpt_cli.config import DataConfig, build
+    from memgpt_cli.data.sources import find_source, make_options
+    from memgpt_cli.errors import UsageError
+    from memgpt_cli.files import slug
+
+    source = find_source(data.source)
+    reads = source.reads_files(make_options(source, data.options))
+    if files and not reads:
+        raise UsageError(
+            f"{run} was trained on '{data.source}', which is made, not read: say how the files are to be read, as in data.source=records"
+        )
+    if files:
+        named: dict[str, object] = {"test": [str(f.resolve()) for f in files]}
+        return replace(data, name=slug("eval-" + "+".join(f.stem for f in files)), path="/", files=named, hold_out={})
+    if known is not None:
+        raw: DataConfig = build(DataConfig, known, "data")
+        return replace(data, path=data.path or raw.path, files=data.files or raw.files, options={**raw.options, **data.options})
+    if not data.path and reads:
+        raise UsageError(
+            f"the data set '{data.name}' that {run} was trained on is not in {DATA_ROOT}: say where its files lie "
+            "(data.path=FOLDER data.files.test=FILE), or give files with --file"
+        )
+    return data
+
+
+def _table(conditions: "list[Condition]", title: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", caption="95 % bootstrap intervals in brackets", caption_justify="left")
+    table.add_column("metric")
+    for condition in conditions:
+        table.add_column(f"memory={condition.memory}\n{len(condition.predictions):,} examples", justify="right")
+    names = list(dict.fromkeys(s.name for c in conditions for s in c.scores))
+    for name in names:
+        cells = []
+        for condition in conditions:
+            score = next((s for s in condition.scores if s.name == name and s.n), None)
+            interval = f" [{score.low:.1f}, {score.high:.1f}]" if score and score.low is not None else ""
+            cells.append(f"{score.value:.2f}{interval}" if score else "–")
+        table.add_row(name, *cells)
+    table.add_row("seconds", *(f"{c.seconds:.0f}" for c in conditions))
+    return table

@@ -1,1 +1,0 @@
-"""Decoding: greedy, sampling and beam search over cached contexts, streaming, post-processing."""
