@@ -34,8 +34,8 @@ test-plain: $(VENV)/.ready-test  ## the fast tests without the optional librarie
 test-slow: setup  ## the slow tests too (builds wheels, trains)
 	$(BIN)/pytest -m 'slow or data'
 
-docs: setup  ## write docs/cli.md from the code
-	$(BIN)/python -m memgpt_cli.cli.reference > docs/cli.md
+docs: setup  ## write docs/cli.md and docs/settings.md from the code
+	$(BIN)/python -m memgpt_cli.cli.reference docs
 
 clean:  ## remove what can be made again (not runs/ and data/)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
-    ("errors",), ("schema",), ("files", "extras", "plugins"), ("config",), ("hub",), ("tokenizer",), ("store", "ingest"), ("model",),
+    ("errors",), ("schema",), ("files", "extras", "plugins", "scripts"), ("config",), ("hub",), ("tokenizer",), ("store", "ingest"), ("model",),
     ("checkpoint",), ("data",), ("training",), ("inference",), ("evaluation",), ("export", "chat", "bench"), ("cli", "__main__"),
 )  # fmt: skip
 """From above; those that stand together may use each other. `__init__` of the package is everybody's, and loads its rooms late."""

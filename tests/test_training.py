@@ -192,6 +192,53 @@ def test_learning_rate_rises_then_falls(tiny_config):
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
+@pytest.mark.parametrize(
+    ("schedule", "step", "share"),
+    [("constant", 10, 1.0), ("constant", 99, 1.0), ("rsqrt", 9, 1.0), ("rsqrt", 39, 0.5), ("rsqrt", 89, 1 / 3)],
+)
+def test_other_schedules(tiny_config, schedule, step, share):
+    optim = replace(tiny_config.optim, warmup_steps=10, schedule=schedule)
+    config = replace(tiny_config, trainer=replace(tiny_config.trainer, max_steps=100), optim=optim)
+    assert learning_rate(step, config) == pytest.approx(share)
+
+
+def test_patience_stops_where_nothing_gets_better(tiny_config, facts_data, tmp_path):
+    """With a learning rate of nothing no validation is better than the first: two more, and it is over."""
+    optim = replace(tiny_config.optim, lr=0.0, average=0.0)
+    config = replace(tiny_config, optim=optim, trainer=replace(tiny_config.trainer, max_steps=60, val_every=3, patience=2))
+    train(config, facts_data[0], tmp_path / "run", Console(quiet=True))
+    assert [r["step"] for r in read_history(tmp_path / "run") if "val/loss" in r] == [3, 6, 9]
+
+
+def test_minutes_stop_a_training_and_what_it_has_learned_is_kept(tiny_config, facts_data, tmp_path):
+    trainer = replace(tiny_config.trainer, max_steps=100_000, max_minutes=0.02, val_every=100_000, checkpoint_every=100_000)
+    train(replace(tiny_config, trainer=trainer), facts_data[0], tmp_path / "run", Console(quiet=True))
+    (saved,) = checkpoint_folders(tmp_path / "run")
+    assert 0 < load_tree(saved)["global_step"] < 100_000
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_fresh_begins_anew(tiny_config, facts_data, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config, facts_data[0], run, Console(quiet=True))
+    first = losses(run)
+    other = replace(tiny_config, optim=replace(tiny_config.optim, lr=0.01), trainer=replace(tiny_config.trainer, max_steps=4))
+    train(other, facts_data[0], run, Console(quiet=True), fresh=True)
+    again = losses(run)
+    assert sorted(again) == [1, 2, 3, 4]
+    assert again[1] == first[1], "the same weights to begin with"
+    assert again[4] != first[4]
+
+
+def test_a_comma_list_trains_one_after_the_other(tmp_path):
+    process = memgpt(tmp_path, "train", *OVERRIDES, "trainer.max_steps=2", "trainer.val_every=2", "optim.lr=1e-3,1e-2")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir() if p.is_dir())
+    assert names == ["facts-tiny-optim.lr1e-2", "facts-tiny-optim.lr1e-3"] or len(names) == 2, names
+    assert "job 2 of 2" in out
+
+
 GRADIENTS = """
 import json, sys
 import torch
@@ -246,6 +293,37 @@ def test_two_processes_have_the_gradients_of_one(tiny_config, facts_data, tmp_pa
             continue
         torch.testing.assert_close(ranks[0][name], ranks[1][name])
         torch.testing.assert_close(ranks[0][name], p.grad, atol=2e-5, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_run_goes_on_at_its_place_with_another_number_of_devices(tiny_config, facts_data):
+    """Four steps of two processes are eight batches; one process goes on with the ninth, three with the third of three each."""
+    from types import SimpleNamespace
+
+    data = EpisodeData(facts_data[0], tiny_config)
+    data.trainer = SimpleNamespace(global_step=4, world_size=2, global_rank=0)
+    kept = data.state_dict()
+    assert kept == {"step": 4, "batches": 8}
+    again = EpisodeData(facts_data[0], tiny_config)
+    again.load_state_dict(kept)
+    again.trainer = SimpleNamespace(global_step=4, world_size=1, global_rank=0)
+    assert again.train_dataloader().dataset.start == 8
+    again.trainer = SimpleNamespace(global_step=6, world_size=1, global_rank=0)
+    assert again.state_dict() == {"step": 6, "batches": 10}
+    again.trainer = SimpleNamespace(global_step=4, world_size=3, global_rank=1)
+    assert again.train_dataloader().dataset.start == 2
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_one(tmp_path):
+    out, _ = memgpt(
+        tmp_path, "train", "trainer=ddp_cpu2", *OVERRIDES, "trainer.max_steps=5", "trainer.val_every=5"
+    ).communicate(timeout=300)
+    assert len(losses(tmp_path / "runs/t")) == 5, out
+    process = memgpt(tmp_path, "train", "trainer=cpu", *OVERRIDES, "trainer.max_steps=8", "trainer.val_every=5")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "resumed at step 5" in out
+    assert len(losses(tmp_path / "runs/t")) == 8
 
 
 @pytest.mark.slow

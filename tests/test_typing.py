@@ -212,7 +212,7 @@ def test_documents_are_cut_as_the_run_has_learned_to_read(terminal, run, monkeyp
     values = json.loads(config.read_text())
     values["notes"]["seen"] = {"entry tokens": {"median": 14, "max": 20}, "kinds": {"chunk": 9}}
     config.write_text(json.dumps(values))
-    text = " ".join(f"The red house {n} stands by a river ." for n in range(6))
+    text = " ".join(f"a{n} b{n} c{n} d{n} ." for n in range(12))
     write(terminal.folder, "docs/a.txt", text)
     where = ("--store", "kb.sqlite", "--namespace", "n")
     said = terminal("memory", "import", "docs", "--run", "small", *where)

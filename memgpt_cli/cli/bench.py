@@ -127,3 +127,29 @@ def _speeds(result: "Result", queries: int) -> "Table":
             *(f"{v:,.1f}" if v and v < 100 else f"{v:,.0f}" if v else "" for v in rest),
         )  # fmt: skip
     return table
+
+
+@bench.command("preprocess", epilog="Example: `memgpt bench preprocess --mb 10 --mb 1000`")
+def bench_preprocess(
+    mb: Annotated[list[int] | None, typer.Option("--mb", help="Megabytes of records to read; repeatable.", min=1)] = None,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of preprocessing against the size of the data: the memory should not grow with it."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from memgpt_cli.bench.preprocess import measure_preprocess
+
+    with progress("measuring") as report:
+        rows = measure_preprocess(mb or [10, 100], report)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table(title="preprocessing records, each size in a process of its own", title_justify="left")
+    for column in ("MB read", "episodes", "seconds", "MB/s", "peak MB", "MB written"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        numbers = (f"{row.seconds:.1f}", f"{row.read_mb / row.seconds:.2f}", f"{row.peak_mb:,.0f}", f"{row.written_mb:,.0f}")
+        table.add_row(f"{row.read_mb:,.0f}", f"{row.episodes:,}", *numbers)
+    console().print(table)

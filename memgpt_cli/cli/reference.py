@@ -1,6 +1,8 @@
-"""docs/cli.md, written from the commands themselves: `python -m memgpt_cli.cli.reference > docs/cli.md`."""
+"""docs/cli.md and docs/settings.md, written from the code: `python -m memgpt_cli.cli.reference docs`."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -42,5 +44,24 @@ def reference() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def settings_reference() -> str:
+    """Every setting as Markdown, with what it means."""
+    from memgpt_cli.config.meaning import settings
+
+    lines = ["# Settings", "", "<!-- written by `make docs` from the code; a test keeps it true -->", ""]
+    lines += ["`memgpt config explain KEY` tells the same, and which presets set it.", ""]
+    group = None
+    for setting in settings():
+        place = setting.name.rpartition(".")[0]
+        if place != group:
+            lines += ["", f"## {place or 'the run'}", "", "| setting | default | meaning |", "| --- | --- | --- |"]
+            group = place
+        meaning = setting.meaning.replace("|", chr(92) + "|")
+        lines.append(f"| `{setting.name}` | `{setting.default!r}` | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    print(reference(), end="")
+    folder = Path(sys.argv[1])
+    (folder / "cli.md").write_text(reference(), encoding="utf-8")
+    (folder / "settings.md").write_text(settings_reference(), encoding="utf-8")

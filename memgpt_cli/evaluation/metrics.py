@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli import __version__, plugins
+from memgpt_cli.scripts import CJK, CJK_LETTERS
 
 References = Sequence[Sequence[str]]
-_CJK = "\u2e80-\u303f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-_IS_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
+_WORD = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
+_IS_CJK = re.compile(f"[{CJK_LETTERS}]")
 
 
 @dataclass(frozen=True)

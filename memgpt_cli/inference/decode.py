@@ -224,7 +224,8 @@ class _BeamSearch:
         self.context, self.cache = self.context.select(order), self.cache.select(order)
         self.read.mass = self.read.mass.gather(1, order[..., None].expand_as(self.read.mass))
         self.read.null = self.read.null.gather(1, order)
-        return tokens.flatten(1)[..., None].to(device)
+        said: Tensor = tokens.flatten(1)[..., None].to(device)
+        return said
 
     def _sort(self, step: int, i: int, j: int, rows: list[tuple[float, int, int]]) -> list[tuple[int, int]]:
         """Takes the hypotheses that end here, and returns the parents and tokens of those that go on."""

@@ -2,9 +2,8 @@
 
 import re
 
+from memgpt_cli.scripts import CJK
 from memgpt_cli.tokenizer import Tokenizer
-
-_CJK = r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u3000-\u303f\uff00-\uffef]"
 
 
 def drop_repeats(text: str) -> str:
@@ -16,7 +15,7 @@ def tidy_spaces(text: str) -> str:
     """Removes spaces before closing punctuation and between Chinese characters, and runs of spaces."""
     text = re.sub(r"[ \t]+", " ", text)
     text = re.sub(r" +([,.!?;:%)\]}])", r"\1", text)
-    return re.sub(rf"(?<={_CJK}) +(?={_CJK})", "", text).strip()
+    return re.sub(rf"(?<=[{CJK}]) +(?=[{CJK}])", "", text).strip()
 
 
 class StreamDecoder:

@@ -59,7 +59,8 @@ class RelativeBias(nn.Module):
         exact = buckets // 2
         far = exact + (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact) * (buckets - exact)
         bucket = torch.where(distance < exact, distance, far.long().clamp(max=buckets - 1))
-        return self.weight(bucket + offset).permute(2, 0, 1)
+        bias: Tensor = self.weight(bucket + offset).permute(2, 0, 1)
+        return bias
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -140,7 +141,8 @@ class Packing:
         """[G, Q, D] -> [G, E, T, D]; padding is zero."""
         out = x.new_zeros(x.shape[0], self.examples * self.length + 1, x.shape[-1])
         out = out.scatter(1, self.places[..., None].expand_as(x), x)
-        return out[:, :-1].unflatten(1, (self.examples, self.length))
+        unpacked: Tensor = out[:, :-1].unflatten(1, (self.examples, self.length))
+        return unpacked
 
     def of_example(self, x: Tensor) -> Tensor:
         """[G, E, L] -> [G, Q, L], or [G, H, E, L] -> [G, H, Q, L]: each token gets its example's row."""

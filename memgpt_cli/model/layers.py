@@ -28,7 +28,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(self.gate(x)) * self.up(x) if self.gate is not None else self.activation(self.up(x))
-        return self.down(self.dropout(hidden))
+        out: Tensor = self.down(self.dropout(hidden))
+        return out
 
 
 class EncoderLayer(nn.Module):
@@ -41,7 +42,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
         x = x + self.dropout(self.attention(self.attention_norm(x), bias)[0])
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        return out
 
 
 class LayerKV(NamedTuple):

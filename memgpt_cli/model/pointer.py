@@ -61,7 +61,8 @@ class Pointer(nn.Module):
         self.scale = width**-0.5
 
     def keys(self, states: Tensor) -> Tensor:
-        return self.key(states)
+        keys: Tensor = self.key(states)
+        return keys
 
     def forward(self, hidden: Tensor, read: PointerContext, said: Tensor, packing: Packing) -> Pointed:
         """hidden [G, E, T, D]; said [G, E, T, BACK]: the ids last written at each step, the newest first."""

@@ -175,7 +175,8 @@ class MemoryTransformer(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
-        return self.dropout(x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x)
+        out: Tensor = self.dropout(x * math.sqrt(self.config.d_model) if self.config.scale_embeddings else x)
+        return out
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Ids [B, L] (0 pads) -> states [B, L, D]; inputs and entries alike, positions from 0."""
@@ -188,7 +189,8 @@ class MemoryTransformer(nn.Module):
         x = self.embed(tokens)
         for layer in self.encoder.layers:
             x = self.encoder.run(layer, x, bias)
-        return self.dropout(self.encoder.norm(x))
+        states: Tensor = self.dropout(self.encoder.norm(x))
+        return states
 
     def encode_texts(self, texts: list[Tensor]) -> Encoded:
         """Groups of ids [n, L], 0 pads."""

@@ -179,7 +179,7 @@ class Codes:
         counts = np.bitwise_count(words[None] & query.planes[:, :, None]).sum(1, dtype=np.uint16)  # [P, K]
         ones = np.bitwise_count(words).sum(0, dtype=np.uint16)
         sums = query.step * (_WEIGHTS @ counts) + query.low * ones  # of the query where the code has ones
-        return self.factors[positions] * (2 * sums - query.total)
+        return np.asarray(self.factors[positions] * (2 * sums - query.total))
 
 
 _PLANES = 6

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import regex
 
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー"
-_RUN = regex.compile(rf"([{_UNSPACED}][{_UNSPACED}\p{{M}}]*)|[\p{{L}}\p{{N}}\p{{M}}_--[{_UNSPACED}]]+", regex.V1)
+from memgpt_cli.scripts import UNSPACED
+
+_RUN = regex.compile(rf"([{UNSPACED}][{UNSPACED}\p{{M}}]*)|[\p{{L}}\p{{N}}\p{{M}}_--[{UNSPACED}]]+", regex.V1)
 _ASCII = re.compile(r"[a-z0-9_]+")  # twice as fast as `regex`
 _MARKS = dict.fromkeys(range(768, 880))  # accents of Latin, Greek and Cyrillic; vowel signs elsewhere are letters
 

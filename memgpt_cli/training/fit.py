@@ -63,13 +63,31 @@ class _ValidationBatches(Dataset[Batch]):
 
 
 class EpisodeData(L.LightningDataModule):
-    """Batches come ready-made, so the loaders batch nothing; each process takes its own."""
+    """Batches come ready-made, so the loaders batch nothing; each process takes its own.
+
+    A checkpoint keeps how many batches all processes together have taken: a run that goes on with another number of
+    devices goes on at the same place of its data.
+    """
 
     def __init__(self, folder: Path, config: Config) -> None:
         super().__init__()
         self.folder, self.config = folder, config
         self.tokenizer = load_tokenizer(folder)
         self.manifest = read_manifest(folder)
+        self._resumed: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        trainer = self.trainer
+        assert trainer is not None
+        return {"step": trainer.global_step, "batches": self._taken(trainer.global_step, trainer.world_size)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resumed = {name: int(state[name]) for name in ("step", "batches")}
+
+    def _taken(self, step: int, world: int) -> int:
+        """Batches that were taken before a step."""
+        since = step - self._resumed.get("step", 0)
+        return self._resumed.get("batches", 0) + since * world
 
     def _loader(self, dataset: Any) -> DataLoader[Batch]:
         return DataLoader(dataset, batch_size=None, num_workers=0)
@@ -85,7 +103,8 @@ class EpisodeData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self.trainer
         assert trainer is not None
-        return self._loader(self.stream(trainer.global_step, trainer.global_rank, trainer.world_size))
+        rank, world = trainer.global_rank, trainer.world_size
+        return self._loader(self.stream(self._taken(trainer.global_step, world) // world, rank, world))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         trainer, settings = self.trainer, self.config.trainer
@@ -137,7 +156,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 
 
 # settings that may change between a run and its resumption without making it another run
-_FREE = ("trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "store.", "inference.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
+_FREE = ("trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "store.", "inference.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
 
 
 def is_first_process() -> bool:

@@ -1,6 +1,5 @@
 """Translation: two text files, line by line; memory is a translation memory of similar pairs found by BM25."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from memgpt_cli.data.sources import Source, Where
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.ingest.text import read_lines
 from memgpt_cli.schema import Entry, Episode, Example
+from memgpt_cli.store.lexical import terms
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ParallelOptions:
 
 
 class BM25:
-    """Okapi BM25 (k1 = 1.2, b = 0.75) over words, and over single characters of scripts without spaces."""
+    """Okapi BM25 (k1 = 1.2, b = 0.75) over the terms that a store finds entries by."""
 
     def __init__(self, texts: list[str]) -> None:
         self._postings: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -54,10 +54,6 @@ class BM25:
         best = np.argsort(-scores, kind="stable")[: k + 64]
         found = [int(n) for n in best if scores[n] > 0 and not (texts and texts[n] == exclude)]
         return found[:k]
-
-
-def terms(text: str) -> list[str]:
-    return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+", text.lower())
 
 
 def read_parallel(paths: list[Path], options: ParallelOptions, where: Where) -> Iterator[Episode]:

@@ -42,7 +42,10 @@ def clear_unused(page: bytes) -> bytes:
     header = _ORDER.get(page[start])
     if header is None:
         return page
-    number = lambda at: int.from_bytes(page[at : at + 2], "big")  # noqa: E731
+
+    def number(at: int) -> int:
+        return int.from_bytes(page[at : at + 2], "big")
+
     gaps = [(start + header + 2 * number(start + 3), number(start + 5) or 65536)]
     block = number(start + 1)
     while block:
