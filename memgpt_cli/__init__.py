@@ -5,8 +5,8 @@ import memgpt_cli
 with memgpt_cli.load("handbook-tiny", store="kb.sqlite") as m:
     reply = m.ask("where is the kettle of room K17 ?")
     print(reply.text, reply.read[0].text)
-    (id,) = m.remember("the kettle of room K17 is broken")
-    m.forget(id)
+    kept = m.remember("the kettle of room K17 is broken")
+    m.forget(kept.ids)
 """
 
 from typing import TYPE_CHECKING, Any

@@ -17,6 +17,10 @@ import re
 from collections.abc import Iterable
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: whatever a Ctrl-C would only interrupt ends."""
+
+
 class MemgptError(Exception):
     """Base of every error whose text is meant for the user."""
 

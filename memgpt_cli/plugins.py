@@ -44,6 +44,6 @@ def load(group: str, name: str, what: str) -> Any:
         raise UsageError(f"{what}.{did_you_mean(name, names(group))}")
     try:
         return point.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # another package's module may raise anything
         package = point.dist.name if point.dist else point.value
         raise UsageError(f"'{name}' of {package} cannot be loaded ({error}): pip install it again, or uninstall it") from error

@@ -129,7 +129,9 @@ def parse_triple(text: str) -> tuple[str, str, str] | None:
 def entry_from(text: str, kind: str = "note") -> Entry:
     """A note of the user's (or what `kind` says); `head | relation | tail` is a fact."""
     triple = parse_triple(text)
-    return Entry(render_triple(*triple), "fact", {"triple": list(triple)}) if triple else Entry(text, kind)
+    if triple is None or render_triple(*triple) != text:  # what only looks like one is kept to the letter
+        return Entry(text, kind)
+    return Entry(text, "fact", {"triple": list(triple)})
 
 
 @dataclass(frozen=True)

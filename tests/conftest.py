@@ -165,11 +165,11 @@ class Said(NamedTuple):
 class Terminal:
     """Runs `memgpt …` in this process as `main` does, in a folder of its own."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, columns: int = 300) -> None:
         self.folder, self._patch = folder, monkeypatch
         monkeypatch.chdir(folder)
         monkeypatch.setenv("MEMGPT_HOME", str(folder / "home"))
-        monkeypatch.setenv("COLUMNS", "300")
+        monkeypatch.setenv("COLUMNS", str(columns))
 
     def __call__(self, *words: str, text: str | bytes = "") -> Said:
         from memgpt_cli.cli import app, load_commands, run

@@ -15,7 +15,7 @@ from memgpt_cli.inference import decode
 from memgpt_cli.inference import session as sessions
 from memgpt_cli.inference.session import Session
 from memgpt_cli.schema import entry_from
-from memgpt_cli.store import Filter
+from memgpt_cli.store import Filter, Item, Limits
 
 
 @pytest.fixture
@@ -103,6 +103,64 @@ def test_undo_takes_the_last_exchange_back(talk):
     assert not chat.matches("user: two")
     assert chat.undo()
     assert not chat.undo()
+
+
+def test_what_another_process_forgets_or_edits_is_seen(talk):
+    chat, other = talk(), talk()
+    chat.reply("my password is xyzzy")
+    chat.reply("the red house")
+    chat.reply("the cats")
+    secret = chat.events[0]
+    other.store.forget("anna", [secret.id])
+    other.store.edit(
+        "anna", chat.events[2].id, Item("user: the grey house", "turn", {"speaker": "user", "said": "the grey house"})
+    )
+    reply = chat.reply("and ?")
+    assert "xyzzy" not in chat.transcript()
+    assert "user: the grey house" in chat.transcript()
+    assert not any("xyzzy" in r.text for r in reply.read)
+    assert secret.id not in chat.session.encoder.states.ids()
+
+
+def test_limits_forget_aloud(talk):
+    chat = talk()
+    chat.reply("one")
+    chat.store.set_limits("anna", Limits(max_entries=3, on_full="forget_oldest"))
+    reply = chat.reply("two")
+    assert any("older entries were forgotten to make room" in note for note in reply.notes)
+    assert "were forgotten to make room" in chat.remember("a note")[1]
+    chat.reply("three")
+    ids = {e.id for e in chat.store.list("anna")}
+    assert all(e.id in ids for e in chat.events[-2:])
+
+
+def test_the_same_words_after_forgetting_are_another_message(talk):
+    chat = talk()
+    for text in ("alpha", "beta", "ok"):
+        chat.reply(text)
+    chat.forget(chat.matches("user: alpha"))
+    before = len(chat.events)
+    chat.reply("ok")
+    assert len(chat.events) == before + 2
+    assert len({e.id for e in chat.events}) == len(chat.events)
+    again = talk()
+    again.resume()
+    assert again.transcript() == chat.transcript()
+
+
+def test_a_closed_conversation_stays_closed(talk):
+    chat = talk()
+    chat.reply("one")
+    last = chat.events[-1].id
+    chat.new()
+    chat.store.forget("anna", [last])
+    assert talk().resume() == 0
+
+
+def test_an_empty_look_up_finds_nothing(talk):
+    chat = talk(lookup="api_call ")
+    chat.remember("a | b | c")
+    assert chat._look_up("api_call ") == []
 
 
 def test_own_turns_are_not_recalled_twice(talk):

@@ -1,13 +1,12 @@
 """The command line as a user meets it: the whole path on debug sizes, help with examples, errors in one line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import typer
+from conftest import Terminal
 from typer.testing import CliRunner
 
 from memgpt_cli.cli import app, load_commands
@@ -29,10 +28,17 @@ def place(tmp_path_factory):
     return folder
 
 
-def memgpt(folder: Path, *args: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MEMGPT_HOME": str(folder / "home"), "COLUMNS": "160"}
-    command = [sys.executable, "-m", "memgpt_cli", *args]
-    return subprocess.run(command, cwd=folder, input=text, capture_output=True, text=True, env=environment, timeout=240)
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def memgpt(folder: Path, *args: str, text: str = "") -> Done:
+    """The command in this process: starting Python and torch takes longer than most of what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        said = Terminal(folder, patch, columns=160)(*args, text=text)
+    return Done(said.code, said.out, said.err)
 
 
 def test_eval_prints_a_table_and_keeps_predictions(place):
@@ -54,6 +60,7 @@ def test_eval_of_raw_files_uses_the_runs_tokenizer(place):
     assert json.loads(done.stdout)["learned"][0]["n"] == 2
 
 
+@pytest.mark.slow
 def test_eval_after_the_data_changed_uses_the_runs_tokenizer(place):
     done = memgpt(place, "eval", "--json", "-m", "exact", "eval.memories=[learned]", "data.options.turns=3")
     assert done.returncode == 0, done.stderr
@@ -166,7 +173,11 @@ def test_errors_are_one_line_and_no_traceback(place, args, code, message):
 
 
 def test_debug_shows_the_traceback(place):
-    assert "Traceback" in memgpt(place, "--debug", "eval", "--run", "nothing").stderr
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "memgpt_cli", "--debug", "runs", "show", "nothing"]
+    assert "Traceback" in subprocess.run(command, cwd=place, capture_output=True, text=True).stderr
 
 
 def test_every_command_has_help_with_an_example():

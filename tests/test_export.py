@@ -109,6 +109,7 @@ def test_ctranslate2_says_what_the_run_says(runs, tmp_path, name):
     assert "no memory" in made.notes[0]
 
 
+@pytest.mark.slow
 def test_onnx_holds_the_encoder_the_decoder_and_memory(runs, tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="memgpt-cli[export] is not installed")
     pytest.importorskip("onnxscript", reason="memgpt-cli[export] is not installed")

@@ -21,7 +21,11 @@ def installed(tmp_path_factory):
     found = re.findall(r"^`([\w-]+/[\w.]+)`\n\n```\w+\n(.*?)```", page, re.MULTILINE | re.DOTALL)
     assert len(found) == 6
     broken = "memgpt-broken/pyproject.toml", found[0][1].replace("minutes", "broken").replace("MINUTES", "NONE")
-    for name, text in [*found, broken, ("memgpt-broken/memgpt_broken.py", "import no_such_library\n")]:
+    bad = [
+        ("memgpt-bad/pyproject.toml", found[4][1].replace("count", "bad")),
+        ("memgpt-bad/memgpt_bad.py", "raise ValueError('not today')\n"),
+    ]
+    for name, text in [*found, broken, ("memgpt-broken/memgpt_broken.py", "import no_such_library\n"), *bad]:
         file = source / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
@@ -93,4 +97,7 @@ def test_what_cannot_be_loaded_is_named_and_nothing_else_breaks(installed, tmp_p
     done = memgpt(tmp_path, installed, "preprocess", "data=records", "data.source=broken", "data.path=.")
     assert done.returncode == 2
     assert "'broken' of memgpt-broken cannot be loaded (No module named 'no_such_library')" in done.stderr
-    assert memgpt(tmp_path, installed, "runs").returncode == 0
+    other = memgpt(tmp_path, installed, "runs")
+    assert other.returncode == 0
+    assert "'bad' of memgpt-bad cannot be loaded (not today)" in other.stderr
+    assert "Traceback" not in other.stderr

@@ -65,6 +65,7 @@ def test_only_the_tokenizer_is_fetched_where_only_it_is_needed(hub, ask):
     assert os.path.isfile(f"{folder}/model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_broken_download_goes_on_where_it_broke(hub, ask, t5_folder):
     """By whole chunks, which huggingface_hub makes 10 MB long: shorter here, as the model is."""
     hub.breaks_after["model.safetensors"] = 5000

@@ -166,7 +166,7 @@ def test_an_entry_is_encoded_once_and_what_is_forgotten_is_dropped(session, monk
     encoded = []
     whole = session.model.encode
     monkeypatch.setattr(session.model, "encode", lambda tokens: encoded.append(len(tokens)) or whole(tokens))
-    ids = [session.remember(text)[0] for text in ("the red house", "anna keeps cats", "old ships at night")]
+    ids = [session.remember(text).ids[0] for text in ("the red house", "anna keeps cats", "old ships at night")]
     first = session.ask("the house and the cats and the ships ?")
     assert {r.id for r in first.read} == set(ids)
     assert session.encoder.states.ids() == set(ids)
@@ -180,6 +180,42 @@ def test_an_entry_is_encoded_once_and_what_is_forgotten_is_dropped(session, monk
     assert {(name.id, name.version) for name in session.encoder.states._held} == {(ids[0], 2), (ids[2], 1)}
     session.forget(ids[2])
     assert ids[2] not in session.encoder.states.ids()
+
+
+def test_another_store_has_other_states(session, tmp_path):
+    """Ids are a store's own: entry 1 of one is not entry 1 of another."""
+    session.remember("the red house stands by a river")
+    session.ask("the house ?")
+    assert len(session.encoder.states) == 1
+    session.attach(str(tmp_path / "other.sqlite"), "anna", create=True)
+    assert len(session.encoder.states) == 0
+    session.remember("cats")
+    kept = session.ask("cats ?")
+    session.encoder.states.keep({})
+    assert kept.text == session.ask("cats ?").text
+    assert [r.text for r in kept.read] == ["cats"]
+
+
+def test_what_is_read_is_what_is_looked_for(tokenizer, tmp_path, monkeypatch):
+    """Of an input that is too long its end is read; the search is made with that end, cleaned as the run's data is."""
+    data = DataConfig(limits=dataclasses.replace(DataConfig().limits, input=8), clean=CleanConfig(unicode="NFC"))
+    session = Session("t", None, tiny_model(len(tokenizer)), tokenizer, Config(data=data), Seen(), "e")
+    session.attach(str(tmp_path / "m.sqlite"), "anna", create=True)
+    with session:
+        session.remember("cafe\u0301")
+        asked = []
+        search = session.store.search
+        monkeypatch.setattr(session.store, "search", lambda n, v, texts, *a: asked.append(texts[0]) or search(n, v, texts, *a))
+        reply = session.ask("the red house " * 50 + "cafe\u0301")
+        assert "the input is longer than the 8 tokens" in reply.notes[0]
+        assert len(asked[0]) < 40
+        assert asked[0].endswith("caf\u00e9")
+
+
+def test_an_answer_that_does_not_end_is_said(session):
+    session.config = dataclasses.replace(session.config, generate=GenerateConfig(max_tokens=2, min_tokens=2))
+    assert "the answer did not end within generate.max_tokens=2" in session.ask("x").notes
+    assert session.answer([]) == []
 
 
 def test_filters_go_into_the_search(session):

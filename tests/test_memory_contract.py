@@ -319,6 +319,51 @@ def test_what_cannot_be_kept_is_refused_whole(store, bad):
     assert store.list("n") == []
 
 
+def test_what_is_left_out_of_a_filter_stays(store):
+    ids = store.put("n", [Item(f"entry {n}") for n in range(4)]).ids
+    where = Filter(kinds=("note",), without=frozenset(ids[:2]))
+    assert [e.id for e in store.list("n", where)] == ids[2:]
+    assert [h.entry.id for h in store.search("n", texts=["entry"], where=Filter(without=frozenset(ids[1:])))[0]] == ids[:1]
+    assert store.forget("n", where=where).entries == 2
+    assert [e.id for e in store.list("n")] == ids[:2]
+
+
+def test_what_a_caller_wants_remembered_of_a_namespace(store):
+    assert store.settings("n") == {}
+    store.set_settings("n", {"run": "a", "deep": [1, {"x": "é"}]})
+    store.put("m", [Item("x")])
+    assert store.settings("n") == {"run": "a", "deep": [1, {"x": "é"}]}
+    assert store.settings("m") == {}
+    store.set_settings("n", {"run": "b"})
+    assert store.settings("n") == {"run": "b"}
+    store.forget("n", everything=True)
+    store.put("n", [Item("y")])
+    assert store.settings("n") == {}, "with the namespace's name all of it goes"
+    assert store.verify() == []
+
+
+def test_an_edit_says_what_had_to_make_room(store):
+    ids = store.put("n", [Item("a" * 10), Item("b" * 10)]).ids
+    store.set_limits("n", Limits(max_bytes=25, on_full="forget_oldest"))
+    assert store.edit("n", ids[1], Item("c" * 20)).forgotten == 1
+    assert [e.id for e in store.list("n")] == ids[1:]
+
+
+def test_a_revision_changes_with_every_change(store):
+    assert store.revision("n") == -1
+    seen = []
+    (id,) = store.put("n", [Item("x")]).ids
+    for change in (
+        lambda: None,
+        lambda: store.edit("n", id, Item("y")),
+        lambda: store.add_vectors("n", [id], ["y"], vector(1)[None]),
+        lambda: store.forget("n", [id]),
+    ):
+        change()
+        seen.append(store.revision("n"))
+    assert len(set(seen)) == 4
+
+
 def test_bad_keys_and_names_are_refused(store):
     store.put("n", [Item("a", vector=vector(1))])
     for key, said in ((vector(1)[:5], "5 numbers"), (np.full(DIM, np.nan), "no number"), (np.zeros((2, 2)), "expected")):

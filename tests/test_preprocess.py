@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 
 import pyarrow as pa
@@ -104,6 +106,7 @@ def test_the_same_source_gives_the_same_bytes(tmp_path):
     assert (folders[0] / "train" / "data.arrow").read_bytes() == (folders[1] / "train" / "data.arrow").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_that_looks_whole(tmp_path):
     config = records(tmp_path, [{**GOOD[0], "input": f"question {n} ?"} for n in range(60000)])
     code = (
@@ -251,3 +254,70 @@ def test_another_translation_memory_is_another_data_set(tmp_path):
     assert preprocess(config, tmp_path / "data").already_there
     (tmp_path / "memory.de").write_text("".join(f"anders {n}\n" for n in range(12)))
     assert not preprocess(config, tmp_path / "data").already_there
+
+
+@pytest.mark.parametrize(
+    ("shares", "counts"),
+    [({"valid": 0.9, "test": 0.05}, (1, 8, 1)), ({"valid": 0.1, "test": 0.1}, (8, 1, 1)), ({"test": 0.5}, (5, 0, 5))],
+)
+def test_no_split_is_held_out_empty(tmp_path, shares, counts):
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps({"input": f"q {n}", "target": f"a {n}"}) + "\n" for n in range(10)))
+    config = DataConfig(
+        name="d",
+        source="records",
+        path=str(tmp_path),
+        files={"train": "r.jsonl"},
+        hold_out=shares,
+        tokenizer=TokenizerConfig(vocab_size=300),
+    )
+    made = preprocess(config, tmp_path / "out").manifest["statistics"]
+    assert tuple(made.get(split, {"episodes": 0})["episodes"] for split in ("train", "valid", "test")) == counts
+
+
+def test_what_is_held_out_stays_so_when_documents_are_added(tmp_path):
+    def tests(count):
+        (tmp_path / "r.jsonl").write_text(
+            "".join(json.dumps({"input": f"q {n}", "target": f"a {n}"}) + "\n" for n in range(count))
+        )
+        config = DataConfig(
+            name=f"d{count}",
+            source="records",
+            path=str(tmp_path),
+            files={"train": "r.jsonl"},
+            hold_out={"test": 0.2},
+            tokenizer=TokenizerConfig(vocab_size=300),
+        )
+        return {e.id for e in EpisodeDataset(preprocess(config, tmp_path / "out").folder / "test")}
+
+    fewer, more = tests(100), tests(110)
+    assert len(fewer) == 20
+    assert len(more) == 22
+    assert len(fewer - more) <= 3, "most of what was held out still is"
+
+
+def test_statistics_are_those_of_numpy(tmp_path):
+    import numpy as np
+
+    from memgpt_cli.data.statistics import _spread
+
+    rng = np.random.default_rng(1)
+    for size in (1, 2, 7, 100, 1001):
+        values = rng.integers(0, 60, size)
+        p50, p95 = np.percentile(values, [50, 95])
+        assert _spread(Counter(values.tolist())) == {
+            "mean": round(float(values.mean()), 1),
+            "median": int(p50),
+            "p95": int(p95),
+            "max": int(values.max()),
+        }
+
+
+def test_hashes_are_a_set_whatever_the_buffer():
+    from memgpt_cli.data.clean import Hashes
+
+    seen, plain = Hashes(recent=4), set()
+    rng = random.Random(3)
+    for _ in range(500):
+        value = rng.randint(-(1 << 63), (1 << 63) - 1) if rng.random() < 0.5 else rng.randint(0, 40)
+        assert seen.add(value) == (value not in plain)
+        plain.add(value)

@@ -528,6 +528,7 @@ def test_bytes_on_standard_input_that_are_no_text_are_named(terminal, run):
 # interruptions
 
 
+@pytest.mark.slow
 def test_interruptions_cost_no_patience_and_change_nothing(tmp_path):
     """Three Ctrl-C (one of them SIGTERM) in a run that would stop after two validations without a better score."""
     settings = [*OVERRIDES, "trainer.max_steps=40", "trainer.patience=2"]
@@ -555,6 +556,7 @@ def test_interruptions_cost_no_patience_and_change_nothing(tmp_path):
     assert [r for r in rows[0] if "val/loss" in r] == [r for r in rows[1] if "val/loss" in r]
 
 
+@pytest.mark.slow
 def test_a_second_training_of_a_run_is_told_of_the_first(tmp_path):
     first = memgpt(tmp_path, "train", *OVERRIDES, "trainer.max_steps=100000")
     try:

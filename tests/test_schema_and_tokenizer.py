@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memgpt_cli.errors import CheckpointError, ConfigError, DataError
-from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
+from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
 from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, train_tokenizer
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -80,3 +80,9 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
 def test_what_cannot_be_trained_on_is_said(episode, message):
     with pytest.raises(DataError, match=message):
         episode.validate()
+
+
+def test_what_only_looks_like_a_triple_is_kept_to_the_letter():
+    assert entry_from("a | b | c").kind == "fact"
+    for text in ("C:\\temp | holds | the files", "a|b | c | d", "a | b"):
+        assert entry_from(text) == Entry(text, "note")

@@ -51,6 +51,7 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
     raise AssertionError("training did not get there")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_bit_identically(tmp_path):
     steps = "trainer.max_steps=40"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -230,6 +231,7 @@ def test_fresh_begins_anew(tiny_config, facts_data, tmp_path):
     assert again[4] != first[4]
 
 
+@pytest.mark.slow
 def test_a_comma_list_trains_one_after_the_other(tmp_path):
     process = memgpt(tmp_path, "train", *OVERRIDES, "trainer.max_steps=2", "trainer.val_every=2", "optim.lr=1e-3,1e-2")
     out, _ = process.communicate(timeout=300)
@@ -268,6 +270,7 @@ trainer.fit(module, data)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(tiny_config, facts_data, tmp_path):
     from memgpt_cli.config import to_dict
 

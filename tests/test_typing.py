@@ -53,7 +53,7 @@ def test_the_reader_is_found_by_looking(name, tmp_path):
     assert found == options
     for field in options.values():
         assert f"'{field}'" in said
-    assert "a tenth is held out" in said
+    assert ("nothing is held out" if preset == "text" else "a tenth is held out") in said
 
 
 def test_files_of_splits_are_known_by_their_names(tmp_path):
@@ -62,6 +62,19 @@ def test_files_of_splits_are_known_by_their_names(tmp_path):
     overrides, said = guess(str(tmp_path))
     assert 'data.files={train: ["train-1.jsonl", "train-2.jsonl"], valid: ["dev.jsonl"]}' in overrides
     assert "data.hold_out={valid: 0, test: 0.1}" in overrides
+
+
+def test_a_preset_is_a_preset_whatever_folders_there_are(terminal):
+    for name in ("facts", "records"):
+        write(terminal.folder, f"{name}/train.csv", "question,answer\nq,a\n")
+    assert "source: facts" in terminal("config", "data=facts").out
+    assert "is read as records" in terminal("config", "data=./facts").err
+
+
+def test_a_dialogue_is_chatted_with_as_it_was_trained(tmp_path):
+    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "ho"}]
+    overrides, _ = guess(write(tmp_path, "a.jsonl", json.dumps({"conversations": turns}) + "\n"))
+    assert {'data.chat.bot="gpt"', 'data.chat.user="human"', 'data.options.reply="gpt"'} <= set(overrides)
 
 
 def test_what_cannot_be_guessed_is_asked_for(tmp_path):
@@ -111,7 +124,7 @@ def test_settings_are_explained(terminal):
     assert said.code == 0, said.err
     assert "optim.lr = 0.002" in said.out
     assert "optim=finetune sets it to" in said.out
-    assert "as many as the examples saw" in said.out
+    assert "as many as the examples it was trained on saw" in said.out
     assert len(terminal("config", "explain", "optim", "--json").out.splitlines()) > 10
     assert "Did you mean 'optim.lr'" in terminal("config", "explain", "optim.lrr").err
 
@@ -245,10 +258,10 @@ def test_a_run_of_facts_does_not_cut_texts_to_their_length(terminal, run):
 
 def test_the_python_of_the_readme(terminal, run):
     with memgpt_cli.load("small", store="kb.sqlite", namespace="anna") as m:
-        (id,) = m.remember("bafa lisu | city | rome")
+        kept = m.remember("bafa lisu | city | rome")
         reply = m.ask("city of bafa lisu please")
         assert isinstance(reply.text, str)
         assert [r.text for r in reply.read] == ["bafa lisu | city | rome"]
-        assert m.forget(id).state == "erased"
+        assert m.forget(kept.ids).state == "erased"
         assert m.ask("city of bafa lisu please").read == []
     assert "rome" not in (terminal.folder / "kb.sqlite").read_bytes().decode("latin-1")

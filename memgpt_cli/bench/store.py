@@ -1,4 +1,4 @@
-"""Speed and recall of the memory store against its size, beside an exact scan and FAISS HNSW on the same keys.
+"""Speed and recall of the memory store against its size, beside an exact scan and FAISS HNSW on the same vectors.
 
 Imports no torch, and searches in a fresh process, so that its memory is the store's.
 """
@@ -79,8 +79,8 @@ class Topics:
     def chunk(self, first: int, n: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, first))
         about = self._topics[rng.integers(0, len(self._topics), n)]
-        keys = ((about + rng.normal(size=(n, self.dim)).astype(np.float32)) * self._spectrum) @ self._turn
-        return np.asarray(keys / np.linalg.norm(keys, axis=1, keepdims=True), np.float32)
+        vectors = ((about + rng.normal(size=(n, self.dim)).astype(np.float32)) * self._spectrum) @ self._turn
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     def chunks(self) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, self.rows, CHUNK):
@@ -98,15 +98,15 @@ class Topics:
 class Given(Topics):
     """Keys of the user's, an array [N, D]; the last ones are the queries."""
 
-    def __init__(self, keys: np.ndarray, rows: int) -> None:
-        self._keys = keys
-        self.rows, self.dim = min(rows, len(keys) - 256), keys.shape[1]
+    def __init__(self, vectors: np.ndarray, rows: int) -> None:
+        self._vectors = vectors
+        self.rows, self.dim = min(rows, len(vectors) - 256), vectors.shape[1]
 
     def chunk(self, first: int, n: int) -> np.ndarray:
-        return np.ascontiguousarray(self._keys[first : first + n], np.float32)
+        return np.ascontiguousarray(self._vectors[first : first + n], np.float32)
 
     def queries(self, n: int) -> np.ndarray:
-        return np.ascontiguousarray(self._keys[-256:][:n], np.float32)
+        return np.ascontiguousarray(self._vectors[-256:][:n], np.float32)
 
 
 def _texts(first: int, n: int) -> list[str]:
@@ -115,10 +115,10 @@ def _texts(first: int, n: int) -> list[str]:
     return [f"entry {first + i} " + " ".join([f"w{w}" for w in row]) for i, row in enumerate(words.tolist())]
 
 
-def _best(found: tuple[np.ndarray, np.ndarray] | None, first: int, keys: np.ndarray, queries: np.ndarray) -> Any:
+def _best(found: tuple[np.ndarray, np.ndarray] | None, first: int, vectors: np.ndarray, queries: np.ndarray) -> Any:
     """The exact best K so far, [Q, K] scores and rows."""
-    scores = queries @ keys.T
-    rows = np.broadcast_to(np.arange(first, first + len(keys)), scores.shape)
+    scores = queries @ vectors.T
+    rows = np.broadcast_to(np.arange(first, first + len(vectors)), scores.shape)
     if found is not None:
         scores, rows = np.concatenate([found[0], scores], 1), np.concatenate([found[1], rows], 1)
     k = min(K, scores.shape[1])
@@ -184,12 +184,12 @@ def _search_store(path: Path, namespace: str, share: str, queries: np.ndarray, t
 
 
 def _ingest(path: Path, data: Topics, place: Callable[[int, int], str], report: Report) -> float:
-    """Fills a store; returns rows a second, texts, words and keys included."""
+    """Fills a store; returns rows a second, texts, words and vectors included."""
     store, spent = SqliteStore(path, "bench"), 0.0
-    for first, keys in data.chunks():
+    for first, vectors in data.chunks():
         items: dict[str, list[Item]] = {}
-        for n, (text, key) in enumerate(zip(_texts(first, len(keys)), keys, strict=True)):
-            items.setdefault(place(first + n, data.rows), []).append(Item(text, "note", {"row": first + n}, {}, key))
+        for n, (text, vector) in enumerate(zip(_texts(first, len(vectors)), vectors, strict=True)):
+            items.setdefault(place(first + n, data.rows), []).append(Item(text, "note", {"row": first + n}, {}, vector))
         began = time.perf_counter()
         for namespace, mine in items.items():
             for at in range(0, len(mine), 10_000):
@@ -212,12 +212,12 @@ def _place(row: int, rows: int) -> str:
 
 
 def measure(
-    sizes: list[int], dim: int, queries: int, keys: np.ndarray | None, others: bool, seed: int, report: Report
+    sizes: list[int], dim: int, queries: int, vectors: np.ndarray | None, others: bool, seed: int, report: Report
 ) -> Result:
     """One row per size and index; of the size nearest 100,000 also namespaces of 50 %, 5 % and 100 of its rows."""
     result = Result()
     for size in sizes:
-        data = Topics(size, dim, seed) if keys is None else Given(keys, size)
+        data = Topics(size, dim, seed) if vectors is None else Given(vectors, size)
         asked, truth = data.queries(queries), None
         for first, some in data.chunks():
             truth = _best(truth, first, some, asked)
@@ -264,16 +264,16 @@ def _measure_walls(data: Topics, queries: np.ndarray, report: Report) -> list[Me
 
 def _others(data: Topics, queries: np.ndarray, truth: np.ndarray, report: Report) -> list[Measured]:
     """The exact scan (NumPy), and FAISS HNSW (M 32, efConstruction 80, efSearch 64) where it is installed."""
-    keys = np.concatenate([some for _, some in data.chunks()])
+    vectors = np.concatenate([some for _, some in data.chunks()])
 
     def exact(q: np.ndarray) -> list[list[int]]:
-        scores = q @ keys.T
+        scores = q @ vectors.T
         at = np.argpartition(-scores, K - 1, axis=1)[:, :K]
         return at.tolist()  # type: ignore[no-any-return]
 
     report(f"exact scan of {data.rows:,} rows", 0)
     p50, p95, batch, found = _timed(exact, queries)
-    out = [Measured(data.rows, data.dim, "exact", "all", p50, p95, batch, recall(found, truth), rss_mb=keys.nbytes / 1e6)]
+    out = [Measured(data.rows, data.dim, "exact", "all", p50, p95, batch, recall(found, truth), rss_mb=vectors.nbytes / 1e6)]
     try:
         import faiss
     except ImportError:
@@ -282,34 +282,34 @@ def _others(data: Topics, queries: np.ndarray, truth: np.ndarray, report: Report
     graph = faiss.IndexHNSWFlat(data.dim, 32, faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction, graph.hnsw.efSearch = 80, 64
     began = time.perf_counter()
-    graph.add(keys)
+    graph.add(vectors)
     rate = data.rows / (time.perf_counter() - began)
     p50, p95, batch, found = _timed(lambda q: graph.search(q, K)[1].tolist(), queries)
-    size = (keys.nbytes + data.rows * 4 * 68) / 1e6
+    size = (vectors.nbytes + data.rows * 4 * 68) / 1e6
     out.append(Measured(data.rows, data.dim, "hnsw", "all", p50, p95, batch, recall(found, truth), rate, rss_mb=size))
     return out
 
 
-def measure_puts(folder: Path, keys: np.ndarray) -> Puts:
+def measure_puts(folder: Path, vectors: np.ndarray) -> Puts:
     """Single writes by turns: `put` of one entry, and an INSERT of as many bytes into a bare table, both with fsync."""
     import apsw
 
     bare = apsw.Connection(str(folder / "floor.sqlite"))
     bare.execute("PRAGMA journal_mode=WAL")
     bare.execute("PRAGMA synchronous=FULL")
-    bare.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT, key BLOB)")
+    bare.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT, vector BLOB)")
     ours: list[float] = []
     floor: list[float] = []
     with SqliteStore(folder / "put.sqlite", "bench") as store:
-        for n, (text, key) in enumerate(zip(_texts(0, len(keys)), keys, strict=True)):
+        for n, (text, vector) in enumerate(zip(_texts(0, len(vectors)), vectors, strict=True)):
             began = time.perf_counter()
-            store.put("anna", [Item(text, "note", {}, {"who": "anna", "when": now()}, key)])
+            store.put("anna", [Item(text, "note", {}, {"who": "anna", "when": now()}, vector)])
             ours.append(time.perf_counter() - began)
             began = time.perf_counter()
-            bare.execute("INSERT INTO t VALUES (?,?,?)", (n, text, key.tobytes()))
+            bare.execute("INSERT INTO t VALUES (?,?,?)", (n, text, vector.tobytes()))
             floor.append(time.perf_counter() - began)
     bare.close()
-    return Puts(keys.shape[1], 1000 * statistics.median(ours), 1000 * statistics.median(floor))
+    return Puts(vectors.shape[1], 1000 * statistics.median(ours), 1000 * statistics.median(floor))
 
 
 def draw(result: Result, path: Path) -> None:

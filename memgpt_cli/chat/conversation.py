@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from memgpt_cli.data.dialogue import Dialogue, Fact, Turn, render_turn
-from memgpt_cli.errors import StoreError, UsageError
+from memgpt_cli.errors import StoreError, Terminated, UsageError
 from memgpt_cli.inference.postprocess import StreamDecoder
 from memgpt_cli.inference.session import Reply, Session
 from memgpt_cli.ingest.text import read_text
 from memgpt_cli.schema import Entry, entry_from, parse_triple, render_triple, unfit
-from memgpt_cli.store import Filter, Item, Receipt, Stored
+from memgpt_cli.store import Filter, Receipt, Stored, Written
 from memgpt_cli.store.rules import text_bytes
 from memgpt_cli.store.types import MAX_TEXT_BYTES, now
 
@@ -41,6 +41,18 @@ def _turn(stored: Stored) -> Turn | None:
     """What a conversation wrote, and can be gone on from."""
     said, speaker = (stored.meta.get(name) for name in ("said", "speaker"))
     return Turn(speaker, said) if isinstance(said, str) and isinstance(speaker, str) else None
+
+
+def _place(turn: Stored) -> int:
+    place = turn.provenance[0].get("place") if turn.provenance else None
+    return place if isinstance(place, int) else 0
+
+
+def _made_room(written: Written) -> str:
+    if not written.forgotten:
+        return ""
+    late = f", not yet erased: {written.pending}" if written.pending else ""
+    return f"{written.forgotten} older entries were forgotten to make room (memgpt memory limit){late}"
 
 
 def _fact(entry: Entry | Stored) -> Fact:
@@ -83,6 +95,7 @@ class Conversation:
         self.reads: list[Path] = session.files  # files and folders that nothing may be written over
         self.id = uuid.uuid4().hex[:12]
         self.events: list[_Event] = []
+        self._place = 0  # of the next message
         self.last: Reply | None = None
         self._recalled: dict[str, str] = {}  # for the last input: what an entry says -> its text
         self._vectors: np.ndarray | None = None  # of the common knowledge
@@ -94,9 +107,11 @@ class Conversation:
         turns = [e for e in self.store.all(self.namespace, Filter(kinds=("turn",))) if _conversation_of(e) and _turn(e)]
         newest = _conversation_of(turns[-1]) if turns else ""
         mine = [e for e in turns if _conversation_of(e) == newest]
-        if not newest or any(e.meta.get("closed") for e in mine):
+        closed = self.store.settings(self.namespace).get("closed") == newest
+        if not newest or closed or any(e.meta.get("closed") for e in mine):
             return 0
         self.id = newest
+        self._place = 1 + max(_place(e) for e in mine)
         for stored in mine:
             turn = _turn(stored)
             assert turn is not None
@@ -107,21 +122,17 @@ class Conversation:
 
     def new(self) -> None:
         """Begins afresh, also after a restart; what was said stays in memory and can be recalled."""
-        there = self.store.get(self.namespace, [e.id for e in self.events if e.id is not None])
-        self.id = uuid.uuid4().hex[:12]
+        if self.events and self.store.revision(self.namespace) >= 0:  # else another process has forgotten all of it
+            self.store.set_settings(self.namespace, {**self.store.settings(self.namespace), "closed": self.id})
+        self.id, self._place = uuid.uuid4().hex[:12], 0
         self.events, self.last = [], None
-        if there:  # another process may have forgotten some of it, or all
-            stored = there[-1]
-            vector = self.session.encoder.vectors([stored.text])[0]
-            closed = Item(stored.text, "turn", {**stored.meta, "closed": True}, vector=vector, searchable=stored.searchable)
-            self.store.edit(self.namespace, stored.id, closed)
 
-    def remember(self, text: str) -> Entry:
+    def remember(self, text: str) -> tuple[Entry, str]:
+        """Keeps a note or a fact; what had to make room for it is said."""
         _check_message(text)
         entry = entry_from(text)
         origin = {"who": self.config.user, "when": now(), "session": self.id}
-        self.store.put(self.namespace, self.session.encoder.items([entry], origin))
-        return entry
+        return entry, _made_room(self.store.put(self.namespace, self.session.encoder.items([entry], origin)))
 
     def matches(self, what: str) -> list[Stored]:
         """Stored entries of this id, or that contain these words."""
@@ -161,21 +172,21 @@ class Conversation:
 
     def _say(self, speaker: str, text: str) -> str:
         """Takes a message into the conversation and the store; returns why it could not be kept there, if it could not."""
-        place = sum(isinstance(e.what, Turn) for e in self.events)
-        origin = {"who": speaker, "when": now(), "session": self.id, "place": place}
+        origin = {"who": speaker, "when": now(), "session": self.id, "place": self._place}
+        self._place += 1  # never used twice: the same words at the same place would be one message
         meta = {"speaker": speaker, "said": text}
         # a reply that only says again what was recalled is part of the conversation, but no second memory of it
         repeats = self._recalled.get(text.strip()) if speaker == self.config.bot else None
         entry = Entry(render_turn(speaker, text), "turn", meta if repeats is None else {**meta, "repeats": repeats})
         (item,) = self.session.encoder.items([entry], origin)
         try:
-            (id,) = self.store.put(self.namespace, [replace(item, searchable=repeats is None)]).ids
-            (stored,) = self.store.get(self.namespace, [id])
+            written = self.store.put(self.namespace, [replace(item, searchable=repeats is None)])
+            (stored,) = self.store.get(self.namespace, written.ids)
         except (StoreError, ValueError) as error:  # full, locked, on a full disk: the conversation goes on, and says so
             self.events.append(_Event(Turn(speaker, text)))
             return f"not kept in memory: {error}"
         self.events.append(_Event(Turn(speaker, text), stored))
-        return ""
+        return _made_room(written)
 
     def reply(self, text: str, on_text: OnText | None = None) -> Reply:
         """Says `text` and answers. A look-up is followed up: what it finds is recalled, and the model goes on.
@@ -202,6 +213,8 @@ class Conversation:
             steps.append(f"{reply.text} → {len(found)} facts")
             self.events += found
             said = self.config.silence
+            if on_text:
+                on_text("\n")
         return reply
 
     def _looks_up(self, text: str) -> bool:
@@ -220,7 +233,7 @@ class Conversation:
         found = []
         for own in facts.values():
             tails = {t[2] for e in own.values() if (t := parse_triple(e.text))}
-            if wanted <= tails:
+            if wanted and wanted <= tails:
                 new = [e for e in own.values() if e.text not in there]
                 found += [_Event(_fact(e), e if isinstance(e, Stored) else None) for e in new]
         return found
@@ -240,7 +253,22 @@ class Conversation:
         inside = {e.id for e in [*window, *(places[n] for n in range(first, sees))]}
         return source, entries, frozenset(id for id in inside if id is not None)
 
+    def _see_what_others_did(self) -> None:
+        """What another process, or a limit, has forgotten is no part of the conversation any more; what was edited is as it is."""
+        ids = [e.id for e in self.events if e.id is not None]
+        there = {e.id: e for e in self.store.get(self.namespace, ids)}
+        kept = []
+        for event in self.events:
+            stored = there.get(event.id) if event.id is not None else None
+            if event.stored is None or (stored and stored.version == event.stored.version):
+                kept.append(event)
+            elif stored is not None:
+                turn = _turn(stored)
+                kept.append(_Event(turn or _fact(stored), stored))
+        self.events = kept
+
     def _answer(self, on_text: OnText | None) -> Reply:
+        self._see_what_others_did()
         source, own, here = self._here()
         source, cut = self.session.prompt.cut_input(source)
         recalled = self._recall(source, here)
@@ -256,8 +284,12 @@ class Conversation:
 
         try:
             (reply,) = self.session.decode([prompt], on_token)
+        except Terminated:
+            raise
         except KeyboardInterrupt:
             return Reply(self.session.tokenizer.decode(stream.ids) or "…", complete=False, notes=prompt.notes)
+        if on_text and (tail := stream.rest()):
+            on_text(tail)
         reply.complete = True  # one that has reached its longest is not stopped
         reply.recalled = [entry for entry in recalled if isinstance(entry, Stored)]
         return reply

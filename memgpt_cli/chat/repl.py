@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from memgpt_cli.chat.conversation import Conversation
-from memgpt_cli.errors import MemgptError, did_you_mean, in_words
+from memgpt_cli.errors import MemgptError, Terminated, did_you_mean, in_words
 from memgpt_cli.files import writing
 from memgpt_cli.inference.session import Reply
 from memgpt_cli.store import Filter
@@ -52,6 +52,8 @@ class Repl:
                 break
             except MemgptError as error:  # what could not be done is said, and the conversation goes on
                 self.say(str(error), "red")
+            except Terminated:
+                raise
             except KeyboardInterrupt:
                 self.say("(type /quit to leave)")
 
@@ -130,8 +132,10 @@ class Repl:
         if not rest:
             self.say("what? /remember TEXT", "yellow")
             return
-        entry = self.conversation.remember(rest)
+        entry, room = self.conversation.remember(rest)
         self.say(f"remembered as a {entry.kind}" + (f": {entry.text}" if self.interactive else ""))
+        if room:
+            self.say(room, "yellow")
 
     def forget(self, rest: str) -> None:
         found = self.conversation.matches(rest) if rest else []
@@ -146,7 +150,8 @@ class Repl:
                 return
         receipt = self.conversation.forget(found)
         done = "their bytes are erased" if receipt.state == "erased" else f"not yet erased: {receipt.reason}"
-        self.say(f"forgot {receipt.entries} entries that contain '{rest}'; {done}")
+        which = f"entry {rest}" if found[0].id == _id(rest) else f"entries that contain '{rest}'"
+        self.say(f"forgot {receipt.entries} {which}; {done}" if "that" in which else f"forgot {which}; {done}")
 
     def why(self, rest: str) -> None:
         last = self.conversation.last
@@ -187,6 +192,10 @@ class Repl:
 
     def quit(self, rest: str) -> bool:
         return False
+
+
+def _id(text: str) -> int:
+    return int(text) if text.isdecimal() and len(text) < 18 else -1
 
 
 def run_repl(conversation: Conversation, new: bool, console: Console) -> None:

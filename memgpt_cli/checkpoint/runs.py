@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, c
     described = to_dict(config) | {"notes": notes, "tokenizer": tokenizer.fingerprint}
     with new_folder(folder, MODEL) as partial:
         write_tensors(
-            weights, partial / WEIGHTS, metadata={"format": f"memgpt-1 {_fingerprint(weights)}"}
+            weights, partial / WEIGHTS, metadata={"format": f"memgpt-1 {fingerprint_of(weights)}"}
         )  # one key: their order is not kept
         (partial / CONFIG).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
         tokenizer.save(partial)
@@ -123,12 +123,13 @@ def fingerprint(folder: Path) -> str:
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             noted = (file.metadata() or {}).get("format", "").removeprefix("memgpt-1").strip()
-        return noted[:64] if noted.isalnum() and len(noted) == 16 else _fingerprint(load_file(folder / WEIGHTS))
+        return noted[:64] if noted.isalnum() and len(noted) == 16 else fingerprint_of(load_file(folder / WEIGHTS))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} holds no safetensors, or is damaged") from error
 
 
-def _fingerprint(weights: dict[str, Tensor]) -> str:
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Of the weights among these that make an entry's vector."""
     digest = hashlib.sha256()
     for name in sorted(n for n in weights if n.startswith(ENTRY_VECTOR)):
         digest.update(name.encode())

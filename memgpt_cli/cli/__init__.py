@@ -10,7 +10,7 @@ from typing import Any
 
 from memgpt_cli import plugins
 from memgpt_cli.cli.app import app
-from memgpt_cli.errors import MemgptError, in_words
+from memgpt_cli.errors import MemgptError, Terminated, in_words
 
 ORDER = ("preprocess", "train", "eval", "generate", "ask", "chat", "export", "config", "doctor")
 
@@ -31,10 +31,9 @@ def load_commands() -> None:
 
 def main() -> None:
     """Entry point of the `memgpt` script: an error is one line and an exit code, a traceback only with --debug."""
-    load_commands()
     _be_lenient()
     signal.signal(signal.SIGTERM, _terminated)
-    code = run(app)
+    code = run(_app)
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -43,9 +42,14 @@ def main() -> None:
     sys.exit(code)
 
 
+def _app(**settings: Any) -> Any:
+    load_commands()
+    return app(**settings)
+
+
 def _terminated(number: int, frame: object) -> None:
     """As Ctrl-C: what is half-done is undone on the way out."""
-    raise KeyboardInterrupt
+    raise Terminated
 
 
 def _be_lenient() -> None:

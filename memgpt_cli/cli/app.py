@@ -137,9 +137,9 @@ def run_name(config: "Config") -> str:
     return config.run or plain_name(own, "the run's name (set run=NAME)")
 
 
-def store_named(store: str, namespace: str, old: str = "") -> str | None:
+def store_named(store: str, namespace: str, old: str, key_env: str) -> str | None:
     """What `Session.open` takes: None where neither a store nor whose memory is named here."""
-    return store or old or ("" if namespace else None)
+    return store or old or ("" if namespace or key_env else None)
 
 
 def open_session(

@@ -34,7 +34,11 @@ def open_conversation(
     from memgpt_cli.data.preprocess import bundled_folder
 
     session = open_session(run, overrides, config_dir, store, namespace, key_env, create=True)
-    session.store.expire(session.namespace)
+    if (gone := session.store.expire(session.namespace)).entries:
+        said = f"{gone.entries:,} entries were too old and are forgotten (memgpt memory limit)"
+        console(stderr=True).print(
+            said + (f", not yet erased: {gone.reason}" if gone.reason else ""), style="yellow", markup=False
+        )
     data, knowledge = session.config.data, []
     typed = Path(data.chat.knowledge).expanduser()
     if name := data.chat.knowledge:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memgpt_cli.cli.app import ConfigDir, Json, app, complete_override, console, print_json
+from memgpt_cli.cli.app import ConfigDir, Json, app, complete_override, console, own_data, print_json
 
 COMMANDS = ("preprocess", "train", "eval", "generate", "ask", "chat")  # whose configuration it is: they share one
 
@@ -34,7 +34,7 @@ def config(
         return
     if given and "=" not in given[0] and given[0] not in COMMANDS:
         raise UsageError(f"'{given[0]}' has no configuration.{did_you_mean(given[0], (*COMMANDS, 'explain'))}")
-    values = to_dict(compose(given[given[:1] != [] and "=" not in given[0] :], config_dir))
+    values = to_dict(compose(own_data(given[given[:1] != [] and "=" not in given[0] :]), config_dir))
     if as_json:
         print_json(values)
         return

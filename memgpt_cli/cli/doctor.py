@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from memgpt_cli.cli.app import DATA_ROOT, ConfigDir, Json, Overrides, app, console, print_json, progress
+from memgpt_cli.cli.app import DATA_ROOT, ConfigDir, Json, Overrides, app, console, own_data, print_json, progress
 
 
 @app.command(epilog="Example: `memgpt doctor`; `memgpt doctor --fit experiment=flan_t5_dialogsum trainer.batch_tokens=16000`")
@@ -92,7 +92,7 @@ def _fit(overrides: list[str], config_dir: Path | None, measure: bool, as_json: 
     from memgpt_cli.config import compose
     from memgpt_cli.training.footprint import estimate
 
-    config = compose(overrides, config_dir)
+    config = compose(own_data(overrides), config_dir)
     with progress("counting what one training step keeps"):
         found = estimate(config, DATA_ROOT)
     measured = 0

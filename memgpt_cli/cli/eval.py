@@ -62,7 +62,9 @@ def evaluate_command(
     from memgpt_cli.evaluation.metrics import check_metrics
 
     check_metrics(metric or ())
-    with open_session(run, overrides, config_dir, store_named(store, namespace, memory), namespace, key_env) as session:
+    with open_session(
+        run, overrides, config_dir, store_named(store, namespace, memory, key_env), namespace, key_env
+    ) as session:
         config = session.config
         metrics = metric or list(config.data.metrics)
         check_metrics(metrics)
@@ -116,11 +118,15 @@ def _split(session: "Session", files: list[Path] | None) -> Path:
     manifest = read_manifest(folder) if not files and DATA_SET.marks(folder) else None
     from memgpt_cli.checkpoint.untrusted import describe_run
 
-    trained = describe_run(session.folder / "model").config.data
+    described = describe_run(session.folder / "model")
+    trained = described.config.data
     if manifest is None or data != trained or manifest["tokenizer"]["fingerprint"] != own:
         data = _raw_data(session.name, data, files, manifest["config"] if manifest else None)
         tokenizer = replace(data.tokenizer, path=str((session.folder / "model").resolve()), add=())
         folder = data_folder(replace(data, tokenizer=tokenizer, name=slug(f"{data.name}-{own[:8]}")))
+    elif described.notes.get("data_key", manifest["key"]) != manifest["key"]:
+        said = f"{folder} has been made anew since {session.name} was trained: its test split may hold what the run has learned from"
+        console(stderr=True).print(said, style="yellow", markup=False)
     if not (folder / split).is_dir():
         found = sorted(p.name for p in folder.iterdir() if p.is_dir())
         raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(found)}")

@@ -69,8 +69,10 @@ def generate(
         count = sum(1 for _ in questions_of(place))  # a bad line is named before the first answer is made
     beams = [f"generate.beams={nbest}"] if nbest > 1 and not any("generate.beams=" in o for o in overrides or ()) else []
     session = open_session(
-        run, [*(overrides or []), *beams], config_dir, store_named(store, namespace, memory), namespace, key_env
+        run, [*(overrides or []), *beams], config_dir, store_named(store, namespace, memory, key_env), namespace, key_env
     )
+    if nbest > max(1, session.config.generate.beams):
+        raise UsageError(f"--nbest {nbest} needs as many beams, generate.beams is {session.config.generate.beams}")
     reads = [*([] if place == STDIN else [place]), *session.files]
     with session, contextlib.ExitStack() as stack:
         target = stack.enter_context(writing(output, reads=reads)) if output else sys.stdout
@@ -170,13 +172,14 @@ def _parse(line: str, number: int, kind: str) -> "Question":
     from memgpt_cli.errors import DataError, did_you_mean
     from memgpt_cli.inference.session import Question
     from memgpt_cli.ingest.json_values import parse_json
-    from memgpt_cli.schema import KINDS, entry_from, unfit
+    from memgpt_cli.schema import KINDS, Entry, entry_from, unfit
 
-    text, memory = line, []
+    text, memory, named = line, [], False
     if line.lstrip().startswith("{"):
         try:
             record = parse_json(line)
             text, memory, kind = record["input"], record.get("memory", []), record.get("kind", kind)
+            named = "kind" in record
         except (DataError, KeyError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(f'line {number} begins with {{ but is no {{"input": …, "memory": […]}}: {reason}') from error
@@ -188,4 +191,4 @@ def _parse(line: str, number: int, kind: str) -> "Question":
         raise DataError(f"holds {what}")
     if not text.strip() or not all(m.strip() for m in memory):
         raise DataError("an input or an entry is empty")
-    return Question(text, [entry_from(m, kind) for m in memory])
+    return Question(text, [Entry(m, kind) if named else entry_from(m, kind) for m in memory])

@@ -67,9 +67,7 @@ def show(run: Annotated[str, typer.Argument(help="Its name or folder.")], as_jso
     seen = Seen.of(described.notes.get("seen"))
     plain, own = (dict(_flat(to_dict(config))) for config in (Config(), described.config))
     changed = {name: value for name, value in own.items() if plain.get(name) != value}
-    scores = {
-        p.stem.removesuffix("-scores"): json.loads(p.read_text()) for p in sorted((folder / "eval").glob("*-scores.json"))
-    }
+    scores = {p.stem.removesuffix("-scores"): _scores(p) for p in sorted((folder / "eval").glob("*-scores.json"))}
     row = _row(folder) | {"fingerprint": fingerprint(folder / "model"), "seen": vars(seen)}
     if as_json:
         print_json({**row, "settings": changed, "scores": scores})
@@ -85,6 +83,18 @@ def show(run: Annotated[str, typer.Argument(help="Its name or folder.")], as_jso
         out.print(f"scores on {split}:", style="bold")
         for memory, found in conditions.items():
             out.print(f"  memory={memory}: " + " · ".join(f"{s['name']} {s['value']:.2f}" for s in found), markup=False)
+
+
+def _scores(file: Path) -> dict[str, list[dict[str, Any]]]:
+    """What an evaluation kept; raises CheckpointError where it is damaged."""
+    from memgpt_cli.errors import CheckpointError
+
+    try:
+        found: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
+        assert all(isinstance(s["value"], int | float) for scores in found.values() for s in scores)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{file} is damaged: memgpt eval writes it anew") from error
+    return found
 
 
 def _flat(values: dict[str, Any], place: str = "") -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from memgpt_cli.config.places import GROUPS, choices, conf_dir
 from memgpt_cli.config.settings import Config
+from memgpt_cli.errors import ConfigError
 
 
 class Setting(NamedTuple):
@@ -63,7 +64,10 @@ def set_by(name: str, config_dir: Path | None = None) -> dict[str, Any]:
         for preset in choices(group, config_dir):
             for root in (config_dir, conf_dir()):
                 if root is not None and (file := root / group / f"{preset}.yaml").is_file():
-                    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+                    try:
+                        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+                    except (yaml.YAMLError, ValueError) as error:
+                        raise ConfigError(f"{file} is no YAML") from error
                     path = name if group in ("experiment", "debug") else name.removeprefix(f"{group}.")
                     if path != name or group in ("experiment", "debug"):
                         value = _at(values, path)

@@ -207,7 +207,9 @@ class StoreConfig:
     url: str = ""  # a path, sqlite:///PATH or postgresql://…; $MEMGPT_HOME/memory.sqlite where empty
     namespace: str = ""  # whose memory; the user's name where empty
     key_env: str = ""  # the environment variable that holds the key of an encrypted store; not encrypted where empty
-    recall: int = -1  # entries recalled for an input; -1: as many as the examples saw that the model was trained on
+    recall: int = (
+        -1
+    )  # entries recalled for an input; -1: as many as the examples it was trained on saw (19 of 20 of them), at most 32
 
     def __post_init__(self) -> None:
         check_bounds("store", self, recall=(-1, 65_536))

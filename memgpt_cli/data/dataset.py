@@ -168,10 +168,11 @@ class EpisodeDataset:
         return self.row(index).decode()
 
     def __iter__(self) -> Iterator[Episode]:
-        """Every episode in order, a record batch in memory at a time."""
-        for batch in self.rows.data.table.to_batches():
-            for row in batch.to_pylist():
-                yield EncodedEpisode(**row).decode()
+        """Every episode in order, a record batch in memory at a time: mapped pages would stay in it."""
+        with pa.OSFile(str(self.folder / ARROW_FILE)) as file, pa.ipc.open_stream(file) as batches:
+            for batch in batches:
+                for row in batch.to_pylist():
+                    yield EncodedEpisode(**row).decode()
 
     def lengths(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Per episode: token counts of its entries, inputs and targets, and what each example sees."""

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from memgpt_cli.config import choices
 from memgpt_cli.errors import DataError, UsageError
 from memgpt_cli.files import slug
 from memgpt_cli.ingest.json_values import parse_json, read_json_records
@@ -60,6 +61,8 @@ SPLITS = {"train": ("train", "training", "trn"), "valid": ("valid", "validation"
 
 def is_own(value: str) -> bool:
     """Whether `data=VALUE` names a file or folder, and no preset."""
+    if value in choices("data"):  # ./NAME is a folder all the same
+        return False
     path = Path(value).expanduser()
     return path.is_file() or path.is_dir() or plain_suffix(path) in (*RECORDS, *TEXTS)
 
@@ -79,19 +82,20 @@ def guess(value: str, given: Sequence[str] = ()) -> tuple[list[str], str]:
     files = _files(path)
     first = next(iter(files.values()))[0]
     source, options = _source(first, {o.partition("=")[0] for o in given})
-    shares = {split: 0 if split in files else 0.1 for split in ("valid", "test")}
+    one_text = source == "text" and len(files["train"]) == 1  # its parts belong together
+    shares = {split: 0 if split in files or one_text else 0.1 for split in ("valid", "test")}
     root = first if first == path and path.is_dir() else first.parent
     named = {split: [str(p.relative_to(root)) if p != root else "." for p in paths] for split, paths in files.items()}
     lists = ", ".join(f"{split}: [{', '.join(map(quoted, names))}]" for split, names in named.items())
     held = ", ".join(f"{split}: {share}" for split, share in shares.items())
     overrides = [
         f"data={source}", f"data.name={quoted(slug(path.stem))}", f"data.path={quoted(str(root))}",
-        f"data.files={{{lists}}}", f"data.hold_out={{{held}}}", *(f"data.options.{k}={quoted(v)}" for k, v in options.items()),
+        f"data.files={{{lists}}}", f"data.hold_out={{{held}}}", *(f"data.{k}={quoted(v)}" if k.startswith("chat.") else f"data.options.{k}={quoted(v)}" for k, v in options.items()),
     ]  # fmt: skip
     read = ", ".join(f"{name} from '{field}'" for name, field in options.items())
     said = f"{path.name} is read as {source}" + (f": {read}" if read else "")
     held_out = [split for split, share in shares.items() if share]
-    said += "; a tenth is held out for " + " and for ".join(held_out) if held_out else ""
+    said += "; a tenth is held out for " + " and for ".join(held_out) if held_out else "; nothing is held out" * one_text
     return overrides, said + " (data.options.… and data.hold_out say otherwise)"
 
 
@@ -158,7 +162,10 @@ def _dialogue(field: str, messages: list[dict[str, Any]]) -> dict[str, str]:
         options[option] = next((name for name in MESSAGES[option] if name in messages[0]), MESSAGES[option][0])
     speakers = {str(m.get(options["speaker"])) for m in messages}
     bot = next((name for name in ("assistant", "bot", "gpt", "system") if name in speakers), "")
-    return {**options, **({"reply": bot} if bot else {})}
+    if bot:
+        other = next((name for name in sorted(speakers) if name != bot), "user")
+        options |= {"reply": bot, "chat.bot": bot, "chat.user": other}
+    return options
 
 
 def _stop(path: Path) -> Reject:

@@ -317,8 +317,9 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
             f"data.hold_out needs more than {len(shares)} documents, found {len(places)}: name files for valid and test{rejects.words()}"
         )
     first, low = 0, 0
-    for split, share in shares.items():
-        first = min(first + max(1, round(share * len(places))), len(places) - 1)
+    for left, (split, share) in enumerate(shares.items(), 1):
+        most = len(places) - 1 - len(shares) + left  # one document at least for each split to come, and for training
+        first = min(first + max(1, round(share * len(places))), most)
         high = int(places[first])
         staged[split] = train.within(low, high, config.seed)
         changes[split] = Counter({"episodes held out of train": len(staged[split])})

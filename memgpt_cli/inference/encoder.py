@@ -17,6 +17,8 @@ from memgpt_cli.tokenizer import EOS, Tokenizer
 Report = Callable[[str, int], None]
 AT_ONCE = 512
 """Texts that are encoded together."""
+MOST_TOKENS = 512
+"""Of a text that a vector is made of; what is behind is not compared."""
 
 
 class Name(NamedTuple):
@@ -68,12 +70,14 @@ class Encoder:
     """The model's encoder for texts of this tokenizer.
 
     Args:
-        max_tokens: of a text that a vector is made of; what is behind is not compared.
         cache_bytes: of token states that are kept.
+        clean: what the run's data does to every text.
     """
 
-    def __init__(self, model: MemoryTransformer, tokenizer: Tokenizer, max_tokens: int = 512, cache_bytes: int = 256 << 20):
-        self.model, self.tokenizer, self.max_tokens, self.states = model, tokenizer, max_tokens, States(cache_bytes)
+    def __init__(
+        self, model: MemoryTransformer, tokenizer: Tokenizer, cache_bytes: int = 256 << 20, clean: Callable[[str], str] = str
+    ) -> None:
+        self.model, self.tokenizer, self.clean, self.states = model, tokenizer, clean, States(cache_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -81,7 +85,7 @@ class Encoder:
 
     def _means(self, texts: Sequence[str]) -> Tensor:
         """[N, D]."""
-        ids = [[*i[: self.max_tokens], EOS] for i in self.tokenizer.encode_all(texts)]
+        ids = [[*i[:MOST_TOKENS], EOS] for i in self.tokenizer.encode_all([self.clean(text) for text in texts])]
         order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
         out = torch.zeros(len(ids), self.model.config.d_model, device=self.device)
         for first in range(0, len(order), AT_ONCE):

@@ -46,11 +46,11 @@ class Prompter:
     def __init__(self, tokenizer: Tokenizer, data: DataConfig, seen: Seen = Seen()) -> None:  # noqa: B008  frozen
         self.tokenizer, self.seen = tokenizer, seen
         self.limits = replace(data.limits, on_long_input="truncate", on_long_entry="split")
-        self._clean = Cleaner(data.clean, Counter()).text
+        self.clean = Cleaner(data.clean, Counter()).text
 
     def cut_input(self, text: str) -> tuple[str, list[str]]:
         """The text, or the end of it that the model can read, and what is to be said of that."""
-        text = self._clean(text)
+        text = self.clean(text)
         cut = self._limiter().cut_input(text)
         said = f"the input is longer than the {self.limits.input} tokens this model reads: its end was read"
         return cut, [said] if cut != text else []
@@ -66,7 +66,7 @@ class Prompter:
         """
         text, notes = self.cut_input(text)
         plain = (as_entry(e) if isinstance(e, Stored) else e for e in given)
-        entries, first = self._limiter().entries([replace(e, text=self._clean(e.text)) for e in plain])
+        entries, first = self._limiter().entries([replace(e, text=self.clean(e.text)) for e in plain])
         spans = list(zip(given, first, first[1:], strict=False))
         if split := sum(b - a > 1 for _, a, b in spans):
             notes.append(f"{split} of the entries are longer than {self.limits.entry} tokens: each was read as several")

@@ -23,9 +23,9 @@ class Recall:
         self, inputs: Sequence[str], kinds: tuple[str, ...] = (), without: frozenset[int] = frozenset()
     ) -> list[list[Stored]]:
         """The best `k` entries for each input, of these kinds (any where empty), and none of the ids in `without`."""
+        self._forget_states()
         if not inputs or not self.k:
             return [[] for _ in inputs]
-        self._forget_states()
         queries = self.encoder.queries(inputs) if self.by_vector else None
         where = Filter(kinds=kinds, without=without)
         found = self.store.search(self.namespace, queries, list(inputs), self.k, where)

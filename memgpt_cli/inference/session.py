@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from memgpt_cli import hub
 from memgpt_cli.checkpoint import find_run, load_model, load_pretrained
-from memgpt_cli.checkpoint.runs import RUNS_ROOT, fingerprint
+from memgpt_cli.checkpoint.runs import RUNS_ROOT, fingerprint, fingerprint_of
 from memgpt_cli.checkpoint.untrusted import describe_run
 from memgpt_cli.config import Config, compose, override, user_name
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import Seen
+from memgpt_cli.data.guess import quoted
 from memgpt_cli.errors import CheckpointError, UsageError
 from memgpt_cli.inference.decode import Generated, Hypothesis, OnToken, generate
 from memgpt_cli.inference.encoder import Encoder, Report, add_vectors
@@ -23,7 +24,7 @@ from memgpt_cli.inference.prompt import Prompt, Prompter
 from memgpt_cli.inference.recall import Recall
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import Entry, entry_from
-from memgpt_cli.store import Receipt, Store, Stored, open_store
+from memgpt_cli.store import Receipt, Store, Stored, Written, open_store
 from memgpt_cli.store.types import now
 from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.training.hardware import prepare
@@ -84,8 +85,8 @@ class Session:
             mark,
         )
         self.model = prepare(model, config.trainer)
-        self.encoder = Encoder(model, tokenizer, cache_bytes=config.inference.cache_mb << 20)
         self.prompt = Prompter(tokenizer, config.data, seen)
+        self.encoder = Encoder(model, tokenizer, config.inference.cache_mb << 20, self.prompt.clean)
         self.ignored: tuple[str, ...] = ()  # settings of the run's own that are not followed
         self.recall: Recall | None = None
         self._store: Store | None = None
@@ -115,9 +116,9 @@ class Session:
             CheckpointError, ConfigError, StoreError, UsageError: with what was found and what to type.
         """
         session = cls._open(run, list(overrides), config_dir)
-        url = session.config.store.url if store is None else store or session.config.store.url
-        if store is not None or url:
-            session.attach(url, namespace or session.config.store.namespace, key_env or session.config.store.key_env, create)
+        own = session.config.store  # of the settings given here: a run's own places are not followed
+        if store is not None or own.url or own.namespace or own.key_env:
+            session.attach(store or own.url, namespace or own.namespace, key_env or own.key_env, create)
         return session
 
     @classmethod
@@ -141,15 +142,17 @@ class Session:
 
     @classmethod
     def _pretrained(cls, name: str, overrides: list[str], config_dir: Path | None) -> "Session":
-        config = compose(["data=records", f"model.init_from={name}", *overrides], config_dir)
+        config = compose(["data=records", f"model.init_from={quoted(name)}", *overrides], config_dir)
         tokenizer = load_tokenizer(hub.fetch(name, config.model.revision, weights=False))
         model = load_pretrained(name, replace(config.model, vocab_size=len(tokenizer))).eval()
-        return cls(name, None, model, tokenizer, config, Seen(), f"pretrained {name}"[:200])
+        return cls(name, None, model, tokenizer, config, Seen(), fingerprint_of(model.state_dict()))
 
     # the store
 
     def attach(self, url: str, namespace: str = "", key_env: str = "", create: bool = False) -> None:
-        """Opens the store that is read from now on."""
+        """Opens the store that is read from now on; the one before is closed, and its states are dropped."""
+        self.close()
+        self.encoder.states.keep({})
         self._store = open_store(url, self.fingerprint, key_env, create)
         self.namespace = namespace or user_name()
         self.recall = Recall(self._store, self.namespace, self.encoder, self.recalled, by_vector=self.seen.most_entries > 1)
@@ -176,10 +179,10 @@ class Session:
         """Vectors for entries that have none of this model: added by another one, or without any."""
         return add_vectors(self.store, self.namespace, self.encoder, report)
 
-    def remember(self, text: str, kind: str = "note") -> list[int]:
-        """Keeps an entry; `head | relation | tail` is a fact. Returns its id."""
+    def remember(self, text: str, kind: str = "note") -> Written:
+        """Keeps an entry; `head | relation | tail` is a fact. Returns its id, and what had to make room for it."""
         items = self.encoder.items([entry_from(text, kind)], {"who": user_name(), "when": now()})
-        return self.store.put(self.namespace, items).ids
+        return self.store.put(self.namespace, items)
 
     def forget(self, ids: int | Sequence[int]) -> Receipt:
         """Erases entries from every file of the store, and their states from RAM."""
@@ -198,9 +201,12 @@ class Session:
 
     def answer(self, questions: Sequence[Question], on_token: OnToken | None = None) -> list[Reply]:
         """Answers, in order: all are recalled for and decoded at once."""
-        texts = [question.text for question in questions]
+        if not questions:
+            return []
+        texts = [self.prompt.cut_input(question.text)[0] for question in questions]  # what is read is what is looked for
         recalled = self.recall(texts) if self.recall else [[] for _ in texts]
-        prompts = [self.prompt(q.text, [*found, *q.memory]) for q, found in zip(questions, recalled, strict=True)]
+        asked = zip(questions, recalled, strict=True)
+        prompts = [self.prompt(q.text, [*found, *q.memory], newest=bool(found)) for q, found in asked]
         replies = self.decode(prompts, on_token)
         for reply, found in zip(replies, recalled, strict=True):
             reply.recalled = found
@@ -228,6 +234,8 @@ class Session:
         read = [Read(e.text, e.kind, weight, score, stored.id if stored else None) for e, stored, weight, score in entries]
         reply.read, reply.notes = sorted(read, key=lambda r: -r.weight), list(prompt.notes)
         reply.others = [self._of(other) for other in others]
+        if not best.ended:
+            reply.notes.append(f"the answer did not end within generate.max_tokens={self.config.generate.max_tokens}")
         return reply
 
     def _of(self, made: Hypothesis) -> Reply:
@@ -237,6 +245,7 @@ class Session:
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+        self._store, self.recall = None, None
 
     def __enter__(self) -> "Session":
         return self

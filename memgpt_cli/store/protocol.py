@@ -165,8 +165,8 @@ class Store(Engine):
             self._replace(db, ns, old, row, hash)
             self._add_vectors(db, ns, [id], [row], id if had_vector else NEVER_OLDER)
             (new,) = self._fetch(db, ns, [id])
-            self._make_room(db, namespace, [id])
-        return Edited(new, self._erase())
+            gone = self._make_room(db, namespace, [id])
+        return Edited(new, self._erase(), len(gone))
 
     def forget(
         self, namespace: str, ids: Sequence[int] | None = None, where: Filter | None = None, everything: bool = False

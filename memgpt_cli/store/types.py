@@ -81,6 +81,7 @@ class Edited:
 
     entry: Stored
     pending: str = ""
+    forgotten: int = 0  # how many the limits had to make room for
 
 
 @dataclass(frozen=True)
@@ -163,12 +164,12 @@ class Filter:
 
     @property
     def needs_content(self) -> bool:
-        return bool(self.contains or self.origin)
+        return bool(self.contains or self.origin or self.without)
 
     @property
     def narrows(self) -> bool:
         """Whether it asks for anything but to leave some out."""
-        return bool(self.kinds or self.since or self.before or self.needs_content)
+        return bool(self.kinds or self.since or self.before or self.contains or self.origin)
 
 
 @dataclass(slots=True)

@@ -46,8 +46,7 @@ def open_store(url: str = "", fingerprint: str = "", key_env: str = "", create: 
     """
     key = key_from(key_env)
     if "://" not in url:
-        path = Path(url).expanduser()
-        url = f"sqlite:///{path if str(path) != '.' else home() / 'memory.sqlite'}"
+        url = f"sqlite:///{Path(url).expanduser() if url else home() / 'memory.sqlite'}"
     scheme, _, rest = url.partition("://")
     if scheme == "sqlite" and not rest.startswith("/"):
         raise UsageError(f"{url}: expected three slashes and a path, sqlite:///{rest}, or four where it begins at the root")

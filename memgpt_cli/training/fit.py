@@ -258,7 +258,8 @@ def _step_of(checkpoint: Path) -> int:
 def _saver(config: Config, data: EpisodeData, run: Path) -> Callable[[MemoryModule, dict[str, Any]], None]:
     """What saves the best model: its weights, and notes of its scores, its data, and what it has seen of them."""
     seen = data.manifest["statistics"].get("train", {})
-    notes: dict[str, Any] = {"data": str(data.folder), "seen": {name: seen.get(name) for name in NOTED}}
+    notes: dict[str, Any] = {"data": str(data.folder), "data_key": data.manifest["key"]}
+    notes["seen"] = {name: seen.get(name) for name in NOTED}
     if config.model.init_from:  # the hub's cache names a snapshot after its commit
         notes["init_from"] = hub.fetch(config.model.init_from, config.model.revision, weights=False).resolve().name
 

@@ -29,10 +29,16 @@ def tune_cpu(config: TrainerConfig) -> None:
 
 
 def prepare(model: MemoryTransformer, config: TrainerConfig) -> MemoryTransformer:
-    """A loaded model where it will answer: on the GPU if its trainer has one and it is there, else on a tuned CPU."""
+    """A loaded model where it will answer: on the GPU if its trainer has one and it is there, else on a tuned CPU.
+
+    A CPU answers in full precision: products of one token are so small that turning them into bf16 takes longer than they
+    do (the 500th reply of a chat took 1.4 s of CPU time in `medium`, 0.7 s in `highest`, on a processor with AVX512-BF16).
+    """
     tune_cpu(replace(config, threads=min(config.threads, os.cpu_count() or 1)))  # it may have been trained on a larger machine
-    wants_gpu = config.accelerator in ("gpu", "cuda", "auto")
-    return model.to("cuda" if wants_gpu and torch.cuda.is_available() else "cpu").eval()
+    wants_gpu = config.accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+    if not wants_gpu:
+        torch.set_float32_matmul_precision("highest")
+    return model.to("cuda" if wants_gpu else "cpu").eval()
 
 
 def check_devices(config: TrainerConfig) -> None:

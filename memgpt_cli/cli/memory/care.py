@@ -81,7 +81,8 @@ def limit(
     as_json: Json = False,
 ) -> None:
     """Show or set how much a namespace may hold. What is too old is erased here, at every put and when a chat begins."""
-    memory_, owner, _ = open_memory(store, namespace, key_env, create=True)
+    wanted = any(v is not None for v in (max_entries, max_bytes, max_age_days)) or bool(on_full)
+    memory_, owner, _ = open_memory(store, namespace, key_env, create=wanted)
     given: dict[str, Any] = {
         "max_entries": max_entries,
         "max_bytes": max_bytes,

@@ -62,6 +62,7 @@ def add(
     ids = ", ".join(map(str, written.ids[:5])) + (", …" if len(written.ids) > 5 else "")
     known = len(written.ids) - written.new
     room = f"; {written.forgotten} older ones forgotten to make room" if written.forgotten else ""
+    room += f", not yet erased: {written.pending}" if written.pending else ""
     console().print(f"remembered {written.new} (id {ids})" + (f", {known} known already" if known else "") + room)
 
 

@@ -41,7 +41,11 @@ def import_(
     ] = 0,
     overlap: Annotated[
         int,
-        typer.Option("--overlap", help="Sentences that a chunk shares with the one before; 1 with --chars, else 0.", min=-1),
+        typer.Option(
+            "--overlap",
+            help="Sentences that a chunk shares with the one before; 1 where it is cut by characters, else 0.",
+            min=-1,
+        ),
     ] = -1,
     prune: Annotated[
         bool, typer.Option("--prune", help="Forget entries of these files that the files no longer hold.")

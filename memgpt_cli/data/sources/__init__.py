@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memgpt_cli import plugins
-from memgpt_cli.errors import ConfigError, DataError, did_you_mean
+from memgpt_cli.errors import ConfigError, DataError, UsageError, did_you_mean
 from memgpt_cli.ingest.text import Reject
 from memgpt_cli.schema import Episode
 
@@ -62,7 +62,9 @@ class Where:
 
 def find_source(name: str) -> Source:
     """The source of this name; raises UsageError with the nearest one."""
-    found: Source = plugins.load(plugins.SOURCES, name, f"data.source is '{name}', which is not a source")
+    found = plugins.load(plugins.SOURCES, name, f"data.source is '{name}', which is not a source")
+    if not isinstance(found, Source):
+        raise UsageError(f"data.source={name}: its package registers a {type(found).__name__}, expected a Source")
     return found
 
 

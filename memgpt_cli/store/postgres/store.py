@@ -96,6 +96,7 @@ class PostgresStore(Server, Store):
         if not self._keys:
             return f"deleted, but {KEPT}; only an encrypted store (--key-env) can forget there"
         if everything:
+            self._cache.clear()
             self._destroy_doomed()
             return ""
         return "sealed copies are left on the server: `memgpt memory compact` seals the rest anew and destroys the old key"

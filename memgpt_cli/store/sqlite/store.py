@@ -188,6 +188,8 @@ class SqliteStore(Store):
 
     def _erase(self, everything: bool = False) -> str:
         """`pending` counts deletions: it goes back to 0 only if no other process has deleted meanwhile."""
+        if everything:
+            self._index.close()  # its vectors are in RAM no more
         try:
             with self._db.reading() as db:
                 count = db.execute("SELECT value FROM meta WHERE name='pending'").get
