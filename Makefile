@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-plain test-slow docs clean
+.PHONY: help setup demo test test-plain test-long test-slow docs clean
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -31,7 +31,10 @@ test: setup  ## the fast tests, with lint and types
 test-plain: $(VENV)/.ready-test  ## the fast tests without the optional libraries
 	$(BIN)/pytest -n 2 --dist loadfile
 
-test-slow: setup  ## the slow tests too (builds wheels, trains)
+test-long: setup  ## what is slow by nature, without the long series of kills and of damaged files
+	$(BIN)/pytest -m slow -n 2 --dist loadfile --ignore=tests/test_fuzz.py -k 'not many'
+
+test-slow: setup  ## all the slow tests, and those of the full data sets
 	$(BIN)/pytest -m 'slow or data'
 
 docs: setup  ## write docs/cli.md and docs/settings.md from the code

@@ -85,6 +85,7 @@ def test_preprocess(victim, kills):
     assert unfinished(victim.folder) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", rounds(1, 20))
 def test_train(victim, kills):
     words = ("train", *OVERRIDES, "trainer.max_steps=60", "trainer.val_every=7", "trainer.checkpoint_every=3")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from memgpt_cli.errors import StoreError
-from memgpt_cli.store import Filter, Item, Limits, open_store
+from memgpt_cli.store import Filter, Item, Limits, Row, open_store
 from memgpt_cli.store import bundle as bundles
 from memgpt_cli.store.lexical import query_terms, terms
 
@@ -317,6 +317,104 @@ def test_what_cannot_be_kept_is_refused_whole(store, bad):
     with pytest.raises(StoreError, match=r"empty|NUL or half"):
         store.put("n", [Item("good"), Item(bad)])
     assert store.list("n") == []
+
+
+def test_dates_and_origins_are_asked_for(store):
+    rows = []
+    for n, (date, who) in enumerate([("2026-01-01", "anna"), ("2026-02-01", "ben"), ("2026-03-01", "anna")]):
+        moment = f"{date}T12:00:00+00:00"
+        origins = [{"who": who, "source": f"{n}.md", "line": 7}]
+        rows.append(Row(f"entry {n}", "note", {}, origins, moment, moment, 1, True, {"e": vector(n)}))
+    ids = store.restore("n", rows).ids
+
+    def found(*conditions):
+        where = Filter.parse(conditions)
+        listed = [e.id for e in store.list("n", where)]
+        assert sorted(h.entry.id for h in store.search("n", texts=["entry"], where=where)[0]) == listed
+        assert sorted(h.entry.id for h in store.search("n", vector(0)[None], where=where)[0]) == listed
+        return listed
+
+    assert found("since=2026-02-01") == ids[1:]
+    assert found("before=2026-02-01T12:00:00") == ids[:1]
+    assert found("since=2026-01-15", "before=2026-02-15") == ids[1:2]
+    assert found("who=anna") == [ids[0], ids[2]]
+    assert found("who=anna", "source=2.md") == ids[2:]
+    assert found("who=ben", "source=2.md") == []
+    assert found("line=7", "text~ENTRY 1") == ids[1:2]
+    assert store.forget("n", where=Filter.parse(["who=anna", "before=2026-02-01"])).entries == 1
+    assert [e.id for e in store.list("n")] == ids[1:]
+
+
+# a server besides
+
+
+@pytest.fixture
+def address(server):
+    server.psql("DROP SCHEMA IF EXISTS memgpt CASCADE")
+    return server.get_uri()
+
+
+def test_postgres_without_pgvector(server, monkeypatch):
+    """Vectors are bytes there, and compared by this program."""
+    from memgpt_cli.store.postgres.server import Server
+
+    monkeypatch.setattr(Server, "_has_pgvector", lambda self: False)
+    clean = staticmethod(lambda: server.psql("DROP SCHEMA IF EXISTS memgpt CASCADE"))
+    run(url=server.get_uri(), clean=clean, examples=3)
+    with open_store(server.get_uri(), "e1") as opened:
+        assert opened.capabilities().index == "this process, in RAM"
+
+
+def test_many_write_to_a_server_at_once(address):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def write(worker):
+        with open_store(address, "e") as own:
+            for n in range(15):
+                own.put("n", [Item(f"entry {worker} {n}", vector=vector(n)), Item("the same for all")])
+                if n % 5 == 4:
+                    own.forget("n", [own.search("n", texts=[f"entry {worker} {n}"], k=1)[0][0].entry.id])
+
+    open_store(address, "e").close()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    with open_store(address, "e") as after:
+        texts = [e.text for e in after.list("n")]
+        assert len(texts) == len(set(texts)) == 4 * 12 + 1
+        assert after.verify() == []
+
+
+def test_a_killed_writer_leaves_a_whole_server(address):
+    import signal
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, itertools; from memgpt_cli.store import Item, open_store\n"
+        "store = open_store(sys.argv[1], 'e')\n"
+        "for n in itertools.count():\n"
+        "    print(store.put('n', [Item(f'entry {n} {k}') for k in range(20)]).ids[-1], flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, address], stdout=subprocess.PIPE, text=True)
+    acknowledged = [int(process.stdout.readline()) for _ in range(5)]
+    process.send_signal(signal.SIGKILL)
+    acknowledged += [int(line) for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    process.stdout.close()
+    with open_store(address, "e") as after:
+        assert len(after.get("n", acknowledged)) == len(acknowledged)
+        assert after.stats("n").entries % 20 == 0, "a call is kept whole or not at all"
+        assert after.verify() == []
+
+
+def test_a_lost_connection_is_said(address, server):
+    with open_store(address, "e") as own:
+        own.put("n", [Item("x")])
+        server.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name='memgpt'")
+        with pytest.raises(StoreError, match="could not be"):
+            own.put("n", [Item("y")])
+    with open_store(address, "e") as again:
+        assert [e.text for e in again.list("n")] == ["x"]
 
 
 def test_what_is_left_out_of_a_filter_stays(store):

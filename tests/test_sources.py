@@ -24,8 +24,8 @@ SAMPLES = {
     "dialogsum": ("t.jsonl", json.dumps({"fname": "f", "dialogue": "#Person1#: Hi\n#Person2#: Ho", "summary1": "they greet", "summary2": "a greeting", "summary3": "hi ho"}) + "\n", {}),
     "qmsum": ("q.json", json.dumps({"meeting_transcripts": [{"speaker": "A", "content": "we start"}, {"speaker": "B", "content": "we end"}], "general_query_list": [{"query": "what?", "answer": "all"}], "specific_query_list": [{"query": "end?", "answer": "yes", "relevant_text_span": [["1", "1"]]}]}), {}),
     "text": ("b.txt", "".join(f"Sentence number {n} of the book. " for n in range(60)), {"window": 80, "chunk": 60, "memory": 200, "document": 900}),
-    "wikitext": ("w.txt", " \n = One = \n \n " + "Words of one . " * 40 + "\n = Two = \n \n " + "Words of two . " * 40 + "\n", {"window": 80, "chunk": 60}),
-    "eltec": ("e.xml", '<TEI xmlns="http://www.tei-c.org/ns/1.0"><teiHeader>secret header</teiHeader><text><front><p>preface</p></front><body><head>I</head>' + "<p>The <hi>old</hi> house stood. <note>an editor's note</note>It was dark.</p>" * 12 + "</body></text></TEI>", {"window": 60, "chunk": 50}),
+    "wikitext": ("w.txt", " \n = One = \n \n " + "".join(f"Word {n} of the first . " for n in range(40)) + "\n = Two = \n \n " + "".join(f"Word {n} of the second . " for n in range(40)) + "\n", {"window": 80, "chunk": 60}),
+    "eltec": ("e.xml", '<TEI xmlns="http://www.tei-c.org/ns/1.0"><teiHeader>secret header</teiHeader><text><front><p>preface</p></front><body><head>I</head>' + "".join(f"<p>The <hi>old</hi> house {n} stood. <note>an editor's note</note>It was dark at {n}.</p>" for n in range(12)) + "</body></text></TEI>", {"window": 60, "chunk": 50}),
     "records": ("r.jsonl", json.dumps({"input": "q", "target": "a", "memory": ["one", ["h", "r", "t"]]}) + "\n", {}),
 }  # fmt: skip
 
@@ -81,7 +81,7 @@ def test_no_example_sees_its_target_or_its_future(name, tmp_path):
                 assert example.target.strip() not in seen
                 assert not any(s and s in example.target for s in seen if len(s) > 25)
                 checked += 1
-    assert checked or name in ("wikitext", "eltec")
+    assert checked
 
 
 def test_facts_are_known_once_they_were_said(tmp_path):
@@ -124,7 +124,7 @@ def test_babi_stories_end_where_numbers_begin_again(tmp_path):
 def test_markup_is_stripped(tmp_path):
     episodes, _ = read("eltec", tmp_path)
     text = " ".join(x.input for e in episodes for x in e.examples)
-    assert "The old house stood. It was dark." in text
+    assert "The old house 0 stood. It was dark at 0." in text
     for unwanted in ("<", "editor", "header", "preface"):
         assert unwanted not in text
 

@@ -92,7 +92,7 @@ class Server:
         with self._errors("cannot be opened"), self._db.transaction():
             self._db.execute("SELECT pg_advisory_xact_lock(20260101)")
             if self._db.execute("SELECT to_regclass('memgpt.meta')").fetchone()[0] is None:
-                has = self._db.execute("SELECT 1 FROM pg_available_extensions WHERE name='vector'").fetchone()
+                has = self._has_pgvector()
                 if has:
                     self._db.execute("CREATE EXTENSION IF NOT EXISTS vector")
                 self._db.execute(_TABLES.replace("KIND", "vector" if has else "bytea"))
@@ -110,6 +110,9 @@ class Server:
                                      "WHERE attrelid='memgpt.keys'::regclass AND attname='key'").fetchone()[1]  # fmt: skip
             version = self._db.execute("SELECT extversion FROM pg_extension WHERE extname='vector'").fetchone()
             return bytes(meta["salt"]), version[0] if version and typed != "bytea" else ""
+
+    def _has_pgvector(self) -> bool:
+        return self._db.execute("SELECT 1 FROM pg_available_extensions WHERE name='vector'").fetchone() is not None
 
     def _check_key(self) -> None:
         """Refuses another key than the store was made with, none where there was one, and one where there was none."""
