@@ -300,3 +300,15 @@ def test_several_lines_are_one_message(talk, monkeypatch):
     out = run_script(talk, monkeypatch, ['"""first line', 'second line"""', "one \\", "two", "/history", "/quit"])
     assert "user: first line\nsecond line" in out
     assert "user: one \ntwo" in out
+
+
+def test_a_model_of_questions_is_asked_as_in_its_data(talk):
+    """It has learned from chunks: the last message alone, without a name, and no turn among what it reads."""
+    chat = talk()
+    chat.session.seen = Seen(entries=1, most_entries=1, kinds=("chunk",))
+    chat = Conversation(chat.session)
+    chat.session.store.put("anna", [Item("the red house stands by a river", "chunk")])
+    chat.reply("the cats ?")
+    reply = chat.reply("the red house ?")
+    assert chat._here()[:2] == (chat.events[-1].what.text, [])
+    assert [r.text for r in reply.read] == ["the red house stands by a river"]

@@ -13,7 +13,7 @@ from memgpt_cli.errors import StoreError, Terminated, UsageError
 from memgpt_cli.inference.postprocess import StreamDecoder
 from memgpt_cli.inference.session import Reply, Session
 from memgpt_cli.ingest.text import read_text
-from memgpt_cli.schema import Entry, entry_from, parse_triple, render_triple, unfit
+from memgpt_cli.schema import KINDS, Entry, entry_from, parse_triple, render_triple, unfit
 from memgpt_cli.store import Filter, Receipt, Stored, Written
 from memgpt_cli.store.rules import text_bytes
 from memgpt_cli.store.types import MAX_TEXT_BYTES, now
@@ -92,6 +92,9 @@ class Conversation:
     def __init__(self, session: Session, knowledge: Sequence[Entry] = ()) -> None:
         self.session, self.store, self.namespace = session, session.store, session.namespace
         self.config, self.knowledge = session.config.data.chat, list(knowledge)
+        self.talks = not session.seen.kinds or "turn" in session.seen.kinds
+        """Whether the model has learned from turns. One that has not answers the last message alone, from what is recalled:
+        as in its data, without names and without what was said before."""
         self.reads: list[Path] = session.files  # files and folders that nothing may be written over
         self.id = uuid.uuid4().hex[:12]
         self.events: list[_Event] = []
@@ -243,6 +246,8 @@ class Conversation:
 
         No more entries than the examples of training saw at most: what is older is recalled like anything else.
         """
+        if not self.talks:
+            return next(e.what.text for e in reversed(self.events) if isinstance(e.what, Turn)), [], frozenset()
         dialogue, places = Dialogue(self.config.turns), {}
         for event in self.events:
             places[dialogue.add(event.what)] = event
@@ -301,7 +306,8 @@ class Conversation:
         """
         recall = self.session.recall
         assert recall is not None
-        (found,) = recall([source], ("note",) if self.config.lookup else (), here)
+        kinds = ("note",) if self.config.lookup else () if self.talks else tuple(kind for kind in KINDS if kind != "turn")
+        (found,) = recall([source], kinds, here)
         entries: list[Entry | Stored] = [*found]
         self._recalled = {str(e.meta.get("said", e.text)).strip(): e.text for e in found}
         if self.knowledge and not self.config.lookup and recall.k > len(found):

@@ -34,7 +34,7 @@ from memgpt_cli.data.dataset import (
     read_manifest,
 )
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
-from memgpt_cli.data.staging import Staged, document_of, place_of
+from memgpt_cli.data.staging import ALL, Staged, texts_of
 from memgpt_cli.data.statistics import Statistics
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.files import check_own, locked, new_folder, settle, writing
@@ -190,7 +190,7 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
             counts = changes.setdefault(split, Counter())
             rejected = rejects.count
             episodes = _progress(_read(config, files, split, counts, rejects), report, f"reading {split}")
-            staged[split] = Staged.stage(Path(staging) / split, episodes)
+            staged[split] = Staged.stage(Path(staging) / split, episodes, config.seed)
             counts["records rejected"] += rejects.count - rejected
             if not len(staged[split]):
                 names = ", ".join(map(str, files.get(split, ()))) or "its source"
@@ -311,7 +311,7 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
             f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
         )
     train = staged["train"]
-    places = np.unique(np.fromiter((place_of(document_of(e), config.seed) for e in train), np.uint64, len(train)))
+    places = np.unique(train.places)
     if len(places) <= len(shares):
         raise ConfigError(
             f"data.hold_out needs more than {len(shares)} documents, found {len(places)}: name files for valid and test{rejects.words()}"
@@ -321,10 +321,10 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
         most = len(places) - 1 - len(shares) + left  # one document at least for each split to come, and for training
         first = min(first + max(1, round(share * len(places))), most)
         high = int(places[first])
-        staged[split] = train.within(low, high, config.seed)
+        staged[split] = train.within(low, high)
         changes[split] = Counter({"episodes held out of train": len(staged[split])})
         low = high
-    staged["train"] = train.within(low, 1 << 64, config.seed)
+    staged["train"] = train.within(low, ALL[1])
 
 
 def _train(config: DataConfig, train: Staged, values: list[str], report: Report) -> Tokenizer:
@@ -335,9 +335,9 @@ def _train(config: DataConfig, train: Staged, values: list[str], report: Report)
         budget = config.tokenizer.sample_mb << 20
         rng = random.Random(config.seed)
         rename = Renamer(replace(config.augment.rename, probability=0.5), values)
-        for staged in train.shuffled(config.seed):
+        for staged in train.sample(config.seed, budget):
             episode = rename(staged, rng)  # made-up names shall be cut into syllables, not letters
-            for text in (*(e.text for e in episode.entries), *(t for x in episode.examples for t in (x.input, x.target))):
+            for text in texts_of(episode):
                 budget -= len(text)
                 yield text
             if budget <= 0:

@@ -1,4 +1,4 @@
-"""Episodes staged on disk between reading and writing, and which of them are held out."""
+"""Episodes staged on disk between reading and writing, and which of them are held out. Twelve bytes of each are in memory."""
 
 import hashlib
 import random
@@ -6,48 +6,63 @@ from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from memgpt_cli.data.dataset import EpisodeDataset, EpisodeWriter, encode
 from memgpt_cli.schema import Episode
 
-
-def document_of(episode: Episode) -> str:
-    """What is held out as a whole: one part of a document holds what the next is asked for."""
-    return str(episode.meta.get("document", episode.id))
+ALL = (0, 1 << 64)
 
 
-def place_of(document: str, seed: int) -> int:
-    """A number of 64 bits for a document: those of the lowest are held out."""
+def texts_of(episode: Episode) -> Iterator[str]:
+    """What a tokenizer learns from."""
+    yield from (entry.text for entry in episode.entries)
+    yield from (text for example in episode.examples for text in (example.input, example.target))
+
+
+def _place(episode: Episode, seed: int) -> int:
+    """A number of 64 bits for the episode's document: those of the lowest are held out.
+
+    A document is held out as a whole: one part of it holds what the next is asked for.
+    """
+    document = str(episode.meta.get("document", episode.id))
     return int.from_bytes(hashlib.blake2b(f"{seed}/{document}".encode(errors="replace"), digest_size=8).digest(), "big")
 
 
 class Staged:
-    """Episodes staged on disk: all of them, or those whose documents' places lie from `low` to below `high`."""
+    """Episodes staged on disk: all of them, or those whose documents' places lie from the first of `span` to below the last."""
 
-    def __init__(self, data: EpisodeDataset, seed: int = 0, low: int = 0, high: int = 1 << 64) -> None:
-        self.data, self.seed, self.low, self.high = data, seed, low, high
-        self._count = len(data) if high - low == 1 << 64 else sum(1 for _ in self)
+    def __init__(self, data: EpisodeDataset, places: np.ndarray, sizes: np.ndarray, span: tuple[int, int] = ALL) -> None:
+        self.data, self.places, self.sizes = data, places, sizes
+        low, high = span
+        self.held = (places >= np.uint64(low)) & ((places < np.uint64(high)) if high < ALL[1] else True)
 
     @classmethod
-    def stage(cls, folder: Path, episodes: Iterable[Episode]) -> "Staged":
-        writer = EpisodeWriter(folder)
+    def stage(cls, folder: Path, episodes: Iterable[Episode], seed: int) -> "Staged":
+        """Writes them below `folder`, texts alone."""
+        writer, places, sizes = EpisodeWriter(folder), array("Q"), array("I")
         for episode in episodes:
             writer.write(encode(episode, None))
+            places.append(_place(episode, seed))
+            sizes.append(sum(map(len, texts_of(episode))))
         writer.close()
-        return cls(EpisodeDataset(folder))
+        return cls(EpisodeDataset(folder), np.array(places, np.uint64), np.array(sizes, np.uint32))
 
-    def within(self, low: int, high: int, seed: int) -> "Staged":
-        return Staged(self.data, seed, low, high)
+    def within(self, low: int, high: int) -> "Staged":
+        return Staged(self.data, self.places, self.sizes, (low, high))
 
     def __len__(self) -> int:
-        return self._count
-
-    def _holds(self, episode: Episode) -> bool:
-        return self.high - self.low == 1 << 64 or self.low <= place_of(document_of(episode), self.seed) < self.high
+        return int(self.held.sum())
 
     def __iter__(self) -> Iterator[Episode]:
-        return filter(self._holds, self.data)
+        return (episode for n, episode in enumerate(self.data) if self.held[n])
 
-    def shuffled(self, seed: int) -> Iterator[Episode]:
+    def sample(self, seed: int, chars: int) -> Iterator[Episode]:
+        """Episodes in random order, until they have a little more than so many characters; read in one pass over the file."""
         order = array("I", range(len(self.data)))
         random.Random(seed).shuffle(order)
-        return filter(self._holds, (self.data[n] for n in order))
+        drawn = np.array(order)[self.held[np.array(order)]]
+        most = int(np.searchsorted(np.cumsum(self.sizes[drawn], dtype=np.int64), 1.25 * chars)) + 1
+        rank = {int(n): place for place, n in enumerate(drawn[:most])}
+        found = {rank[n]: episode for n, episode in enumerate(self.data) if n in rank}
+        return (found[place] for place in range(len(found)))
