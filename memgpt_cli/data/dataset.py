@@ -137,6 +137,14 @@ class EpisodeWriter:
         self._writer.close()
 
 
+def read_episodes(folder: Path) -> Iterator[Episode]:
+    """Every episode of a split in order, a record batch in memory at a time: pages of a mapped file would stay in it."""
+    with pa.OSFile(str(folder / ARROW_FILE)) as file, pa.ipc.open_stream(file) as batches:
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield EncodedEpisode(**row).decode()
+
+
 class EpisodeDataset:
     """One split, memory-mapped. `lengths` are known without reading texts, so that batches can be planned."""
 
@@ -168,11 +176,7 @@ class EpisodeDataset:
         return self.row(index).decode()
 
     def __iter__(self) -> Iterator[Episode]:
-        """Every episode in order, a record batch in memory at a time: mapped pages would stay in it."""
-        with pa.OSFile(str(self.folder / ARROW_FILE)) as file, pa.ipc.open_stream(file) as batches:
-            for batch in batches:
-                for row in batch.to_pylist():
-                    yield EncodedEpisode(**row).decode()
+        return read_episodes(self.folder)
 
     def lengths(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """Per episode: token counts of its entries, inputs and targets, and what each example sees."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memgpt_cli.data.dataset import EpisodeDataset, EpisodeWriter, encode
+from memgpt_cli.data.dataset import EpisodeWriter, encode, read_episodes
 from memgpt_cli.schema import Episode
 
 ALL = (0, 1 << 64)
@@ -32,8 +32,8 @@ def _place(episode: Episode, seed: int) -> int:
 class Staged:
     """Episodes staged on disk: all of them, or those whose documents' places lie from the first of `span` to below the last."""
 
-    def __init__(self, data: EpisodeDataset, places: np.ndarray, sizes: np.ndarray, span: tuple[int, int] = ALL) -> None:
-        self.data, self.places, self.sizes = data, places, sizes
+    def __init__(self, folder: Path, places: np.ndarray, sizes: np.ndarray, span: tuple[int, int] = ALL) -> None:
+        self.folder, self.places, self.sizes = folder, places, sizes
         low, high = span
         self.held = (places >= np.uint64(low)) & ((places < np.uint64(high)) if high < ALL[1] else True)
 
@@ -46,23 +46,23 @@ class Staged:
             places.append(_place(episode, seed))
             sizes.append(sum(map(len, texts_of(episode))))
         writer.close()
-        return cls(EpisodeDataset(folder), np.array(places, np.uint64), np.array(sizes, np.uint32))
+        return cls(folder, np.array(places, np.uint64), np.array(sizes, np.uint32))
 
     def within(self, low: int, high: int) -> "Staged":
-        return Staged(self.data, self.places, self.sizes, (low, high))
+        return Staged(self.folder, self.places, self.sizes, (low, high))
 
     def __len__(self) -> int:
         return int(self.held.sum())
 
     def __iter__(self) -> Iterator[Episode]:
-        return (episode for n, episode in enumerate(self.data) if self.held[n])
+        return (episode for n, episode in enumerate(read_episodes(self.folder)) if self.held[n])
 
     def sample(self, seed: int, chars: int) -> Iterator[Episode]:
         """Episodes in random order, until they have a little more than so many characters; read in one pass over the file."""
-        order = array("I", range(len(self.data)))
+        order = array("I", range(len(self.places)))
         random.Random(seed).shuffle(order)
         drawn = np.array(order)[self.held[np.array(order)]]
         most = int(np.searchsorted(np.cumsum(self.sizes[drawn], dtype=np.int64), 1.25 * chars)) + 1
         rank = {int(n): place for place, n in enumerate(drawn[:most])}
-        found = {rank[n]: episode for n, episode in enumerate(self.data) if n in rank}
+        found = {rank[n]: episode for n, episode in enumerate(read_episodes(self.folder)) if n in rank}
         return (found[place] for place in range(len(found)))
