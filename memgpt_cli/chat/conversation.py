@@ -19,6 +19,8 @@ from memgpt_cli.store.rules import text_bytes
 from memgpt_cli.store.types import MAX_TEXT_BYTES, now
 
 OnText = Callable[[str], None]
+NEXT_REPLY = "\n"
+"""Between a look-up and the reply that follows it, as they are said."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Conversation:
             self.events += found
             said = self.config.silence
             if on_text:
-                on_text("\n")
+                on_text(NEXT_REPLY)
         return reply
 
     def _looks_up(self, text: str) -> bool:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from memgpt_cli.chat.conversation import Conversation
+from memgpt_cli.chat.conversation import NEXT_REPLY, Conversation
 from memgpt_cli.errors import MemgptError, Terminated, did_you_mean, in_words
 from memgpt_cli.files import writing
 from memgpt_cli.inference.session import Reply
@@ -85,7 +85,10 @@ class Repl:
         begun: list[str] = []
 
         def show(text: str) -> None:
-            if self.interactive:
+            if text == NEXT_REPLY and begun:  # a look-up was said, and is followed up
+                self.console.print("")
+                begun.clear()
+            elif self.interactive:
                 self.console.print(f"[bold green]bot>[/] {escape(text)}" if not begun else escape(text), end="")
                 begun.append(text)
 

@@ -38,7 +38,7 @@ def reference() -> str:
     ]
     for path, command in _commands(typer.main.get_command(app), "memgpt"):
         lines += [f"## {path}", "", (command.help or "").strip(), "", (command.epilog or "").strip(), ""]
-        rows = [_parameter(p) for p in command.params if p.name != "help"]
+        rows = [_parameter(p) for p in command.params if p.name != "help" and not getattr(p, "hidden", False)]
         if rows:
             lines += ["| argument | meaning |", "| --- | --- |", *rows, ""]
     return "\n".join(lines).rstrip() + "\n"
