@@ -211,6 +211,21 @@ def test_scores_and_several_answers(terminal, run):
     assert {"logp", "null", "read"} <= whole.keys()
 
 
+def test_a_dialogue_is_gone_on_with(terminal, run):
+    """As training reads it: the last turns are the input, the older ones are memory."""
+    said = [
+        {"role": who, "content": text}
+        for who, text in (("user", "hi"), ("bot", "hello"), ("user", "a table"), ("bot", "where"), ("user", "rome"))
+    ]
+    done = terminal("generate", "--json", "--scores", text=json.dumps({"messages": said}) + "\n")
+    assert done.code == 0, done.err
+    row = json.loads(done.out)
+    assert row["input"] == "bot: where\nuser: rome"
+    assert sorted(r["text"] for r in row["read"]) == ["bot: hello", "user: a table", "user: hi"]
+    for wrong in ([], "x", [{"role": "user"}], [{"role": "user", "content": " "}]):
+        assert terminal("generate", text=json.dumps({"messages": wrong}) + "\n").code == 2
+
+
 def test_help_is_short_and_long(terminal):
     for words in ((), ("train",), ("memory",), ("memory", "import"), ("runs", "show"), ("bench", "facts")):
         assert terminal(*words, "-h").out == terminal(*words, "--help").out != ""

@@ -41,7 +41,9 @@ def generate(
     source: Annotated[
         str,
         typer.Option(
-            "--input", "-i", help="A file, or - for standard input: a line is an input, or JSON with input, memory and kind."
+            "--input",
+            "-i",
+            help="A file, or - for standard input: a line is an input, or JSON with input, memory and kind, or with messages.",
         ),
     ] = "-",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here instead of to standard output.")] = None,
@@ -150,6 +152,7 @@ def questions_of(place: Path, session: "Session | None" = None) -> Iterator[Numb
     from memgpt_cli.ingest.text import read_lines
 
     kind = session.seen.kinds[0] if session and session.seen.kinds else "note"
+    turns = session.config.data.chat.turns if session else 2
 
     def stop(error: DataError, record: object) -> None:
         raise UsageError(str(error)) from error
@@ -157,7 +160,7 @@ def questions_of(place: Path, session: "Session | None" = None) -> Iterator[Numb
     for number, line in read_lines(place, stop):
         if line.strip():
             try:
-                yield number, _parse(line, number, kind)
+                yield number, _parse(line, number, kind, turns)
             except DataError as error:
                 raise UsageError(str(error.at(place, number))) from error
 
@@ -167,7 +170,7 @@ def _groups(questions: Iterator[Numbered], size: int) -> Iterator[list[Numbered]
         yield group
 
 
-def _parse(line: str, number: int, kind: str) -> "Question":
+def _parse(line: str, number: int, kind: str, turns: int) -> "Question":
     """Input, memory and the memory's kind (`turn`, `chunk`, …; where not said, what the run's data has most of)."""
     from memgpt_cli.errors import DataError, did_you_mean
     from memgpt_cli.inference.session import Question
@@ -178,6 +181,8 @@ def _parse(line: str, number: int, kind: str) -> "Question":
     if line.lstrip().startswith("{"):
         try:
             record = parse_json(line)
+            if isinstance(record, dict) and "messages" in record:
+                return _of_messages(record["messages"], number, turns)
             text, memory, kind = record["input"], record.get("memory", []), record.get("kind", kind)
             named = "kind" in record
         except (DataError, KeyError) as error:
@@ -192,3 +197,23 @@ def _parse(line: str, number: int, kind: str) -> "Question":
     if not text.strip() or not all(m.strip() for m in memory):
         raise DataError("an input or an entry is empty")
     return Question(text, [Entry(m, kind) if named else entry_from(m, kind) for m in memory])
+
+
+def _of_messages(messages: Any, number: int, turns: int) -> "Question":
+    """A dialogue as training reads it: the last `turns` messages are the input, older ones are memory."""
+    from memgpt_cli.data.dialogue import Dialogue, Turn
+    from memgpt_cli.errors import DataError
+    from memgpt_cli.inference.session import Question
+    from memgpt_cli.ingest.json_values import text_field
+    from memgpt_cli.schema import unfit
+
+    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+        raise DataError(f'line {number}: expected messages to be a list of {{"role": …, "content": …}}')
+    dialogue = Dialogue(turns)
+    for message in messages:
+        turn = Turn(text_field(message, "role"), text_field(message, "content"))
+        if what := unfit(turn.speaker + turn.text) or ("nothing" if not turn.text.strip() else ""):
+            raise DataError(f"line {number}: a message holds {what}")
+        dialogue.add(turn)
+    text, sees = dialogue.asks()
+    return Question(text, dialogue.entries[:sees])
