@@ -321,3 +321,49 @@ def test_hashes_are_a_set_whatever_the_buffer():
         value = rng.randint(-(1 << 63), (1 << 63) - 1) if rng.random() < 0.5 else rng.randint(0, 40)
         assert seen.add(value) == (value not in plain)
         plain.add(value)
+
+
+def test_an_entry_too_long_stops_where_that_is_asked_for(tmp_path):
+    from memgpt_cli.data.clean import Limiter
+    from memgpt_cli.schema import Entry, Episode, Example
+    from memgpt_cli.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(["the red house stands by a river"] * 3, 300)
+    limits = LimitConfig(entry=8, on_long_entry="stop")
+    long = Episode("e", (Entry("the red house stands by a river", "chunk"),), (Example("q", "a", 1),))
+    with pytest.raises(DataError, match=r"an entry of \d+ tokens, limits.entry is 8: 'the red house"):
+        Limiter(limits, tokenizer, Counter())(long)
+    counts = Counter()
+    split = Limiter(replace(limits, on_long_entry="split"), tokenizer, counts)(long)
+    assert "".join(e.text for e in split.entries) == "the red house stands by a river"
+    assert split.examples[0].sees == len(split.entries) > 1
+    assert counts == {"entries split: longer than limits.entry": 1}
+
+
+def test_a_data_set_of_the_hub_is_read_because_its_id_was_given(tmp_path, monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(name, config, split):
+        asked.append((name, config, split))
+        if name == "no/such":
+            raise ValueError("Dataset 'no/such' doesn't exist on the Hub")
+        return datasets.Dataset.from_list([{"q": f"what is {n} ?", "a": f"it is {n}"} for n in range(6)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    options = {
+        "hub": "owner/questions",
+        "hub_config": "en",
+        "input": "q",
+        "target": "a",
+        "split": "train=train,valid=validation,test=test",
+    }
+    config = DataConfig(
+        name="h", source="records", path="", options=options, hold_out={"test": 0.3}, tokenizer=TokenizerConfig(vocab_size=300)
+    )
+    made = preprocess(config, tmp_path / "out").manifest
+    assert asked == [("owner/questions", "en", "train"), ("owner/questions", "en", "validation")]
+    assert {split: s["examples"] for split, s in made["statistics"].items()} == {"train": 4, "valid": 6, "test": 2}
+    with pytest.raises(DataError, match="hub data set 'no/such' cannot be read: Dataset 'no/such' doesn't exist"):
+        preprocess(replace(config, name="n", options={**options, "hub": "no/such"}), tmp_path / "out")

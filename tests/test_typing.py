@@ -280,3 +280,37 @@ def test_the_python_of_the_readme(terminal, run):
         assert m.forget(kept.ids).state == "erased"
         assert m.ask("city of bafa lisu please").read == []
     assert "rome" not in (terminal.folder / "kb.sqlite").read_bytes().decode("latin-1")
+
+
+def test_vectors_of_another_model(terminal, run):
+    """Beside the old ones with --keep-old, instead of them without; in the background a log tells when it is done."""
+    import time
+
+    import torch
+
+    from memgpt_cli.checkpoint import fingerprint, load_model, save_model
+
+    model, tokenizer, config = load_model(run / "model")
+    weights = {name: weight + 0.1 * torch.ones_like(weight) for name, weight in model.state_dict().items()}
+    save_model(terminal.folder / "runs" / "other" / "model", weights, tokenizer, config, {})
+    marks = {name: fingerprint(terminal.folder / "runs" / name / "model") for name in ("small", "other")}
+    assert marks["small"] != marks["other"]
+    where = ("--store", "kb.sqlite", "--namespace", "n")
+
+    def encoders():
+        return set(json.loads(terminal("memory", "show", "1", "--json", *where).out)["encoders"])
+
+    assert terminal("memory", "add", "a | b | c", "--run", "small", *where).code == 0
+    told = json.loads(terminal("memory", "reindex", "--run", "other", "--keep-old", "--json", *where).out)
+    assert (told["added"], told["retired"], told["fingerprint"]) == (1, 0, marks["other"])
+    assert encoders() == set(marks.values())
+    assert json.loads(terminal("memory", "reindex", "--run", "other", "--json", *where).out)["retired"] == 1
+    assert encoders() == {marks["other"]}
+    said = terminal("memory", "reindex", "--run", "small", "--background", *where)
+    assert "reindexing in the background (process " in said.out
+    log = terminal.folder / "home" / "reindex.log"
+    for _ in range(600):
+        if "1 vectors of small added, 1 of other models erased" in " ".join(log.read_text().split()):
+            break
+        time.sleep(0.1)
+    assert encoders() == {marks["small"]}, log.read_text()
