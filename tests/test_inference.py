@@ -93,7 +93,7 @@ def test_a_conversation_reads_what_training_read(name, data_of):
         row, episode = data.row(n), data[n]
         wanted = {(x.input, x.sees): k for k, x in enumerate(episode.examples)}
         talk = object.__new__(Conversation)
-        talk.session, talk.config, talk.events = session, chat, []
+        talk.session, talk.config, talk.talks, talk.events = session, chat, True, []
         for entry in episode.entries:
             if talk.events:
                 source, own, _ = talk._here()
