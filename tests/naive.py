@@ -150,7 +150,7 @@ class Naive:
         if self.m.pointer is None:
             return vocab.log()
         p = self.m.pointer
-        rows = []
+        rows, before_it = [], torch.zeros(len(tokens))
         for t in range(len(said)):
             logits = p.key(states) @ p.query(hidden[t]) * self.c.d_model**-0.5 + bias.mean(1)
             newest = ([0, 0, 0] + said[: t + 1])[::-1][:3]
@@ -164,10 +164,16 @@ class Naive:
                 lifts.append(lift)
             logits = logits + torch.stack(lifts)
             logits = logits + torch.tensor([0.0 if i > EOS else -1e4 for i in tokens])
+            held = torch.tensor([float(i == said[t]) for i in tokens]) * before_it
+            held = held / held.sum().clamp(min=1e-3)
+            follow = torch.cat([torch.zeros(1), held[:-1]])
+            before_it = logits.softmax(-1)
+            keys = p.key(states)
+            logits = logits + p.follow(torch.cat([hidden[t], follow @ keys])) * follow
             copied = torch.zeros(self.c.vocab_size)
             for i, mass in zip(tokens, logits.softmax(-1), strict=True):
                 copied = copied + F.one_hot(torch.tensor(i), self.c.vocab_size) * mass
-            gate = torch.sigmoid(p.gate(hidden[t]))
+            gate = torch.sigmoid(p.gate(torch.cat([hidden[t], logits.softmax(-1) @ keys, follow @ keys])))
             rows.append((gate * vocab[t] + (1 - gate) * copied).clamp(min=1e-30).log())
         return torch.stack(rows)
 

@@ -15,6 +15,7 @@ from memgpt_cli.inference.session import Reply, Session
 from memgpt_cli.ingest.text import read_text
 from memgpt_cli.schema import KINDS, Entry, entry_from, parse_triple, render_triple, unfit
 from memgpt_cli.store import Filter, Receipt, Stored, Written
+from memgpt_cli.store.lexical import terms
 from memgpt_cli.store.rules import text_bytes
 from memgpt_cli.store.types import MAX_TEXT_BYTES, now
 
@@ -48,6 +49,11 @@ def _turn(stored: Stored) -> Turn | None:
 def _place(turn: Stored) -> int:
     place = turn.provenance[0].get("place") if turn.provenance else None
     return place if isinstance(place, int) else 0
+
+
+def _shares(entry: str, reply: str) -> bool:
+    """Whether a reply may hold words of an entry: any at all, since what rests on it goes when it is forgotten."""
+    return not set(terms(entry)).isdisjoint(terms(reply))
 
 
 def _made_room(written: Written) -> str:
@@ -175,17 +181,20 @@ class Conversation:
 
     # what is said
 
-    def _say(self, speaker: str, text: str) -> str:
-        """Takes a message into the conversation and the store; returns why it could not be kept there, if it could not."""
+    def _say(self, speaker: str, text: str, repeats: Sequence[str] = (), searchable: bool = True) -> str:
+        """Takes a message into the conversation and the store; returns why it could not be kept there, if it could not.
+
+        Args:
+            repeats: texts of entries that it says again: it is forgotten with each of them.
+            searchable: whether it is memory, or only part of the transcript.
+        """
         origin = {"who": speaker, "when": now(), "session": self.id, "place": self._place}
         self._place += 1  # never used twice: the same words at the same place would be one message
         meta = {"speaker": speaker, "said": text}
-        # a reply that only says again what was recalled is part of the conversation, but no second memory of it
-        repeats = self._recalled.get(text.strip()) if speaker == self.config.bot else None
-        entry = Entry(render_turn(speaker, text), "turn", meta if repeats is None else {**meta, "repeats": repeats})
+        entry = Entry(render_turn(speaker, text), "turn", {**meta, "repeats": [*repeats]} if repeats else meta)
         (item,) = self.session.encoder.items([entry], origin)
         try:
-            written = self.store.put(self.namespace, [replace(item, searchable=repeats is None)])
+            written = self.store.put(self.namespace, [replace(item, searchable=searchable)])
             (stored,) = self.store.get(self.namespace, written.ids)
         except (StoreError, ValueError) as error:  # full, locked, on a full disk: the conversation goes on, and says so
             self.events.append(_Event(Turn(speaker, text)))
@@ -203,10 +212,9 @@ class Conversation:
         said = text.strip() or self.config.silence or text
         _check_message(said)
         for _ in range(4):
-            notes[self._say(self.config.user, said)] = None
-            reply = self._answer(on_text)
+            reply, kept = self._exchange(said, on_text)
             reply.steps = steps
-            notes[self._say(self.config.bot, reply.text)] = None
+            notes.update(dict.fromkeys(kept))
             reply.notes = [note for note in (*reply.notes, *notes) if note]
             self.last = reply
             if not self._looks_up(reply.text) or not reply.complete:
@@ -221,6 +229,30 @@ class Conversation:
             if on_text:
                 on_text(NEXT_REPLY)
         return reply
+
+    def _exchange(self, said: str, on_text: OnText | None) -> tuple[Reply, list[str]]:
+        """A message and its reply, and what is to be said about keeping them.
+
+        Where the data keeps only what its replies confirm, a message is memory from then on; replies never are.
+        """
+        user, bot = self.config.user, self.config.bot
+        if not self.config.keeps:
+            kept = self._say(user, said)
+            reply = self._answer(on_text)
+            # a reply that only says again what was recalled is part of the conversation, but no second memory of it
+            again = self._recalled.get(reply.text.strip())
+            return reply, [kept, self._say(bot, reply.text, () if again is None else [again], again is None)]
+        self.events.append(_Event(Turn(user, said)))
+        try:
+            reply = self._answer(on_text)
+        finally:
+            self.events.pop()
+        kept = self._say(user, said, searchable=reply.text.startswith(self.config.keeps))
+        rests_on = [
+            render_turn(user, said),
+            *(read.text for read in reply.read if read.weight > 1e-3 and _shares(read.text, reply.text)),
+        ]
+        return reply, [kept, self._say(bot, reply.text, rests_on, searchable=False)]
 
     def _looks_up(self, text: str) -> bool:
         return bool(self.config.lookup) and text.startswith(self.config.lookup)
@@ -250,14 +282,15 @@ class Conversation:
         """
         if not self.talks:
             return next(e.what.text for e in reversed(self.events) if isinstance(e.what, Turn)), [], frozenset()
-        dialogue, places = Dialogue(self.config.turns), {}
+        dialogue = Dialogue(self.config.turns, self.config.keeps)
         for event in self.events:
-            places[dialogue.add(event.what)] = event
+            dialogue.add(event.what)
         source, sees = dialogue.asks()
         first = max(0, sees - max(1, self.session.seen.most_entries))
-        entries = [places[n].stored or dialogue.entries[n] for n in range(first, sees)]
+        own = [self.events[dialogue.event_of[n]] for n in range(first, sees)]
+        entries = [event.stored or entry for event, entry in zip(own, dialogue.entries[first:sees], strict=True)]
         window = [e for e in self.events if isinstance(e.what, Turn)][-self.config.turns :]
-        inside = {e.id for e in [*window, *(places[n] for n in range(first, sees))]}
+        inside = {e.id for e in [*window, *own]}
         return source, entries, frozenset(id for id in inside if id is not None)
 
     def _see_what_others_did(self) -> None:

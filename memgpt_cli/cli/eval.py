@@ -79,7 +79,9 @@ def evaluate_command(
         return
     out = console()
     out.print(_table(conditions, f"{session.name} on {name} of {config.data.name}"))
-    for signature in dict.fromkeys(f"{s.name}: {s.signature}" for s in conditions[0].scores):
+    for signature in dict.fromkeys(
+        f"{s.name}: {s.signature}" for s in conditions[0].scores if not s.name.startswith("exact: ")
+    ):
         out.print(f"[dim]{signature}[/]")
     out.print(f"predictions and scores: {saved.parent}")
 

@@ -26,6 +26,7 @@ from memgpt_cli.cli.app import (
 )
 
 if TYPE_CHECKING:
+    from memgpt_cli.config import ChatConfig
     from memgpt_cli.inference.session import Question, Reply, Session
 
 AT_ONCE = 32
@@ -148,11 +149,12 @@ class _Writer:
 
 def questions_of(place: Path, session: "Session | None" = None) -> Iterator[Numbered]:
     """The inputs of a file, or of standard input, by their lines; raises UsageError naming the line that is none."""
+    from memgpt_cli.config import ChatConfig
     from memgpt_cli.errors import DataError, UsageError
     from memgpt_cli.ingest.text import read_lines
 
     kind = session.seen.kinds[0] if session and session.seen.kinds else "note"
-    turns = session.config.data.chat.turns if session else 2
+    chat = session.config.data.chat if session else ChatConfig()
 
     def stop(error: DataError, record: object) -> None:
         raise UsageError(str(error)) from error
@@ -160,7 +162,7 @@ def questions_of(place: Path, session: "Session | None" = None) -> Iterator[Numb
     for number, line in read_lines(place, stop):
         if line.strip():
             try:
-                yield number, _parse(line, number, kind, turns)
+                yield number, _parse(line, number, kind, chat)
             except DataError as error:
                 raise UsageError(str(error.at(place, number))) from error
 
@@ -170,7 +172,7 @@ def _groups(questions: Iterator[Numbered], size: int) -> Iterator[list[Numbered]
         yield group
 
 
-def _parse(line: str, number: int, kind: str, turns: int) -> "Question":
+def _parse(line: str, number: int, kind: str, chat: "ChatConfig") -> "Question":
     """Input, memory and the memory's kind (`turn`, `chunk`, …; where not said, what the run's data has most of)."""
     from memgpt_cli.errors import DataError, did_you_mean
     from memgpt_cli.inference.session import Question
@@ -182,7 +184,7 @@ def _parse(line: str, number: int, kind: str, turns: int) -> "Question":
         try:
             record = parse_json(line)
             if isinstance(record, dict) and "messages" in record:
-                return _of_messages(record["messages"], number, turns)
+                return _of_messages(record["messages"], number, chat)
             text, memory, kind = record["input"], record.get("memory", []), record.get("kind", kind)
             named = "kind" in record
         except (DataError, KeyError) as error:
@@ -199,8 +201,8 @@ def _parse(line: str, number: int, kind: str, turns: int) -> "Question":
     return Question(text, [Entry(m, kind) if named else entry_from(m, kind) for m in memory])
 
 
-def _of_messages(messages: Any, number: int, turns: int) -> "Question":
-    """A dialogue as training reads it: the last `turns` messages are the input, older ones are memory."""
+def _of_messages(messages: Any, number: int, chat: "ChatConfig") -> "Question":
+    """A dialogue as training reads it: the last `chat.turns` messages are the input, older ones are memory."""
     from memgpt_cli.data.dialogue import Dialogue, Turn
     from memgpt_cli.errors import DataError
     from memgpt_cli.inference.session import Question
@@ -209,7 +211,7 @@ def _of_messages(messages: Any, number: int, turns: int) -> "Question":
 
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise DataError(f'line {number}: expected messages to be a list of {{"role": …, "content": …}}')
-    dialogue = Dialogue(turns)
+    dialogue = Dialogue(chat.turns, chat.keeps)
     for message in messages:
         turn = Turn(text_field(message, "role"), text_field(message, "content"))
         if what := unfit(turn.speaker + turn.text) or ("nothing" if not turn.text.strip() else ""):

@@ -42,10 +42,11 @@ class TokenizerConfig:
         str, ...
     ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
     vocab_size: int = 1000  # pieces of the tokenizer that is trained, at most
+    coverage: float = 0.9999  # share of the characters that get a piece of their own; bytes stand in for the rarest
     sample_mb: int = 20  # text of the training split it is trained on, at most
 
     def __post_init__(self) -> None:
-        check_bounds("data.tokenizer", self, vocab_size=(1, 1 << 20), sample_mb=(1, 10_000))
+        check_bounds("data.tokenizer", self, vocab_size=(1, 1 << 20), sample_mb=(1, 10_000), coverage=(0.9, 1))
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class ChatConfig:
     user: str = "user"  # what the person is called in a turn
     bot: str = "bot"  # what the model is called in a turn
     turns: int = 2  # messages that are the input; older ones are memory
+    keeps: tuple[str, ...] = ()  # where not empty, only messages whose reply begins with one of these become memory
     silence: str = ""  # what an empty line says
     lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
     knowledge: str = (
@@ -125,7 +127,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: str = "adamw"  # adamw | adamw8bit (states in 8 bits, on CUDA) | adafactor
+    optimizer: str = "adamw"  # adamw | muon (matrices orthogonalised, the rest AdamW) | adamw8bit (states in 8 bits, on CUDA) | adafactor
     lr: float = 2e-3  # the highest learning rate
     memory_lr: float = 0.0  # of the parameters that read memory, new beside pretrained weights; lr where 0
     trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora
@@ -142,12 +144,13 @@ class OptimConfig:
     clip: float = 1.0  # largest norm of the gradient; 0 clips nothing
     label_smoothing: float = 0.0  # share of the target that is spread over the vocabulary
     average: float = 0.999  # decay of the running average of the weights; 0 for none
+    evidence_weight: float = 0.0  # of the loss that asks the scores for the named evidence; fades to 0 by the last step
     copy_weight: float = 0.3  # of the loss that asks the pointer to hold the target
     distil_weight: float = 0.1  # of the loss that teaches the scores what was read (ADist of Atlas, arXiv 2208.03299)
 
     def __post_init__(self) -> None:
         _choice("optim.schedule", self.schedule, "cosine", "constant", "rsqrt")
-        _choice("optim.optimizer", self.optimizer, "adamw", "adamw8bit", "adafactor")
+        _choice("optim.optimizer", self.optimizer, "adamw", "muon", "adamw8bit", "adafactor")
         _choice("optim.trainable", self.trainable, "all", "memory", "decoder", "lora")
         for target in self.lora_targets:
             _choice("optim.lora_targets", target, "q", "k", "v", "o", "gate", "up", "down")

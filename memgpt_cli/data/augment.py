@@ -38,8 +38,47 @@ _ONSETS = [
     "kr",
     "st",
 ]
-_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ie", "ou"]
-_CODAS = ["", "", "", "", "", *["n", "r", "s", "l", "m", "ng", "nd", "se", "k", "t", "y"]]
+_VOWELS = ["a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "a", "e", "i", "o", "u", "ai", "ea", "ie", "ou"]
+_CODAS = [""] * 6 + ["n", "r", "s", "l", "m", "ng", "nd", "se", "k", "t", "y"]
+# what other languages have besides
+_MORE_ONSETS = [
+    *_ONSETS,
+    *["y", "pl", "gr", "tr", "fl", "sch", "dz", "ts", "kh", "qu", "mb", "ny", "zh", "ñ", "ç", "š", "ø", "x", "hv", "szcz"],
+    "",
+    "",
+]
+_MORE_VOWELS = [*_VOWELS, *["ee", "oo", "io", "ue", "ä", "ö", "ü", "é", "á", "ó", "å", "aa", "y"]]
+_MORE_CODAS = [*_CODAS, *["x", "ck", "rt", "ss", "ll", "ez", "ić", "ski", "dt", "ł", "nn", "ff", "rsch"]]
+# the characters of common Chinese names and words, so that a made-up one looks like them; and any other now and then
+_HAN = "".join(chr(c) for c in range(0x4E00, 0x9000))
+_COMMON = (
+    "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然没日于起还发成事只作当想看文无"
+    "开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最"
+    "间新什打便位因重被走电四第门相次东政海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命张活难"
+    "神数件安表原车白应路期叫死常提感金何更反合放做系计或司利受光王果亲界及今京务制解各任至清物台象记边共风战干接它许八特觉望直服毛林题建南度统色字请交爱让"
+)
+
+
+def _word(rng: random.Random) -> str:
+    """A word that is none: of syllables as several languages have them, or now and then of any letters and digits."""
+    kind = rng.random()
+    if kind < 0.08:
+        return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz" + "0123456789" * (kind < 0.02), k=rng.randint(2, 8)))
+    parts = (_ONSETS, _VOWELS, _CODAS) if kind < 0.75 else (_MORE_ONSETS, _MORE_VOWELS, _MORE_CODAS)
+    syllables = range(rng.choice((1, 2, 2, 2, 2, 3, 3, 4)))
+    return "".join(
+        rng.choice(sounds) for n in syllables for sounds in (parts if n == syllables[-1] or kind > 0.5 else parts[:2])
+    )
+
+
+def _cased(word: str, like: str, rng: random.Random) -> str:
+    """The word in the letter case of another; of what begins with a capital, sometimes with one inside."""
+    if like.isupper() and len(like) > 1:
+        return word.upper()
+    if not like[0].isupper():
+        return word
+    cut = rng.randint(1, max(1, len(word) - 2)) if rng.random() < 0.05 else 0
+    return word[:cut].capitalize() + word[cut:].capitalize()
 
 
 def invent(value: str, rng: random.Random) -> str:
@@ -49,12 +88,10 @@ def invent(value: str, rng: random.Random) -> str:
         if run.isdigit():
             out.append("".join(rng.choice("0123456789") for _ in run))
         elif "CJK" in unicodedata.name(run[0], ""):
-            out.append("".join(chr(rng.randint(0x4E00, 0x8FFF)) for _ in run))
+            size = max(1, len(run) + rng.choice((-1, 0, 0, 0, 1)))
+            out.append("".join(rng.choice(_HAN if rng.random() < 0.1 else _COMMON) for _ in range(size)))
         elif run.isalpha():
-            word = "".join(
-                rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 2, 3)))
-            )
-            out.append(word.capitalize() if run[0].isupper() else word)
+            out.append(_cased(_word(rng), run, rng))
         else:
             out.append(run)
     return "".join(out)

@@ -343,4 +343,4 @@ def _train(config: DataConfig, train: Staged, values: list[str], report: Report)
             if budget <= 0:
                 return
 
-    return train_tokenizer(texts(), config.tokenizer.vocab_size, config.seed)
+    return train_tokenizer(texts(), config.tokenizer.vocab_size, config.seed, config.tokenizer.coverage)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -71,9 +72,38 @@ def _scores(found: Predicted, metrics: Sequence[str], by: Predictor) -> list[Sco
             scores = find_metric(name)(predictions, references, resamples)
             if name == "exact":
                 scores.append(_exact_episodes(found.predictions, resamples))
+                scores += _exact_by_kind(found.predictions, resamples)
             out += [replace(score, signature=score.signature + how) for score in scores]
     if found.null and by.decoding.beams == 1:
         out.append(mean_score("null mass", found.null, "attention on the null slot while writing|percent", resamples))
+    return out
+
+
+def is_exact(prediction: Prediction) -> bool:
+    return any(prediction.prediction.strip() == r.strip() for r in prediction.references)
+
+
+def _octave(number: int) -> str:
+    """1, 2–3, 4–7, 8–15, …"""
+    low = 1 << (number.bit_length() - 1) if number else 0
+    return f"{low}–{2 * low - 1}" if low > 1 else str(low)
+
+
+def _exact_by_kind(predictions: Sequence[Prediction], resamples: int) -> list[Score]:
+    """Exact answers of each task, by how long ago the evidence came, and by how much was seen, where there are several tasks."""
+    if len({p.task for p in predictions}) < 2:
+        return []
+    kinds: list[Callable[[Prediction], tuple[int, str]]] = [
+        lambda p: (0, p.task),
+        lambda p: (p.age, f"evidence {_octave(p.age)} entries ago") if p.age else (0, ""),
+        lambda p: (p.sees, f"{_octave(p.sees)} entries seen"),
+    ]
+    out = []
+    for kind_of in kinds:
+        groups: dict[str, list[float]] = defaultdict(list)
+        for (_, kind), p in sorted(((kind_of(p), p) for p in predictions), key=lambda pair: pair[0]):
+            groups[kind].append(100.0 * is_exact(p))
+        out += [mean_score(f"exact: {kind}", right, "exact|of a kind", resamples) for kind, right in groups.items() if kind]
     return out
 
 
@@ -81,8 +111,7 @@ def _exact_episodes(predictions: Sequence[Prediction], resamples: int) -> Score:
     """Share of episodes (dialogues) whose every answer is exact."""
     right: dict[str, bool] = {}
     for p in predictions:
-        ok = any(p.prediction.strip() == r.strip() for r in p.references)
-        right[p.episode] = right.get(p.episode, True) and ok
+        right[p.episode] = right.get(p.episode, True) and is_exact(p)
     return mean_score("exact episodes", [100.0 * r for r in right.values()], "exact|all of an episode", resamples)
 
 

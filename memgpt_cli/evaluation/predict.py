@@ -36,10 +36,20 @@ class Prediction:
     input: str
     prediction: str
     references: tuple[str, ...]
+    task: str = ""
+    sees: int = 0  # entries
+    age: int | None = None  # how many entries ago the newest evidence came, 1 being the last; None without evidence
     likelihood: Likelihood | None = None  # where it was asked for
 
     def as_dict(self) -> dict[str, object]:
-        own = {"episode": self.episode, "example": self.example, "input": self.input, "prediction": self.prediction}
+        own: dict[str, object] = {
+            "episode": self.episode,
+            "example": self.example,
+            "task": self.task,
+            "sees": self.sees,
+            "age": self.age,
+        }
+        own |= {"input": self.input, "prediction": self.prediction}
         return {**own, "references": [*self.references], **(vars(self.likelihood) if self.likelihood else {})}
 
 
@@ -107,7 +117,9 @@ class Predictor:
             nll, tokens = likelihoods[:, g, e].tolist()
             known = Likelihood(nll, int(tokens), len(target.encode()))
         references = tuple(row.references[example]) or (target,)
-        return Prediction(row.id, example, row.inputs[example], text, references, known)
+        sees, evidence = row.sees[example], row.evidence[example]
+        age = sees - max(evidence) if evidence else None
+        return Prediction(row.id, example, row.inputs[example], text, references, row.tasks[example], sees, age, known)
 
     @torch.inference_mode()
     def _likelihoods(self, batch: Batch, only: Tensor | None) -> Tensor:

@@ -29,7 +29,7 @@ class Recall:
         queries = self.encoder.queries(inputs) if self.by_vector else None
         where = Filter(kinds=kinds, without=without)
         found = self.store.search(self.namespace, queries, list(inputs), self.k, where)
-        return [sorted((hit.entry for hit in hits), key=lambda entry: entry.id) for hits in found]
+        return [sorted((hit.entry for hit in hits), key=lambda entry: (entry.last_said, entry.id)) for hits in found]
 
     def _forget_states(self) -> None:
         """What others have edited or forgotten since the last question is not kept here either."""

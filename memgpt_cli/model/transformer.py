@@ -39,44 +39,43 @@ class Context:
     input_bias: Tensor  # [G, E, S]: MASKED on padding
     memory_bias: Tensor  # [G, H, E, M]: what each example may read, and how much
     pointer: PointerContext | None
-    input_tokens: Tensor  # [G, E, S]
     memory_tokens: Tensor  # [G, M]
     memory_entry: Tensor  # [G, M]
     choice: Choice
 
     def select(self, rows: Tensor) -> "Context":
         """The context with examples `rows` [G, E'] (beams repeat and reorder them). The memory stays shared."""
-        pointer = self.pointer and self.pointer._replace(
-            **{n: pick(getattr(self.pointer, n), rows) for n in ("input_keys", "input_bias", "memory_bias", "input_before")}
-        )
+        mine = ("input_keys", "input_bias", "memory_bias", "input_before", "input_tokens")
+        pointer = self.pointer and self.pointer._replace(**{n: pick(getattr(self.pointer, n), rows) for n in mine})
         return replace(
             self,
             layers=tuple(LayerKV(KV(*(pick(x, rows) for x in layer.inputs)), layer.memory) for layer in self.layers),
             input_bias=pick(self.input_bias, rows),
             memory_bias=pick(self.memory_bias.transpose(1, 2), rows).transpose(1, 2),
             pointer=pointer,
-            input_tokens=pick(self.input_tokens, rows),
         )
 
 
 @dataclass(frozen=True)
 class Cache:
-    """What has been said so far: the ids, and each layer's keys and values of them."""
+    """What has been said so far: the ids, each layer's keys and values of them, and where the last one was copied from."""
 
     said: Tensor  # [G, E, t]
     layers: tuple[KV, ...]  # [G·E, H, t, K]
+    pointed: Tensor | None = None  # [G, E, S + M]
 
     def select(self, rows: Tensor) -> "Cache":
         """The cache of examples `rows` [G, E']."""
         flat = (torch.arange(rows.shape[0], device=rows.device)[:, None] * self.said.shape[1] + rows).flatten()
-        return Cache(pick(self.said, rows), tuple(KV(layer.k[flat], layer.v[flat]) for layer in self.layers))
+        layers = tuple(KV(layer.k[flat], layer.v[flat]) for layer in self.layers)
+        return Cache(pick(self.said, rows), layers, None if self.pointed is None else pick(self.pointed, rows))
 
 
 @dataclass(frozen=True)
 class Decoded:
     hidden: Tensor  # [G, E, T, D]
     attentions: list[Tensor]  # of each layer, [G, H, Q, M] on memory
-    said: Tensor  # [G, E, T, BACK]
+    pointed: Pointed | None
     packing: Packing
     cache: Cache | None  # grown by what was decoded, where one was given
 
@@ -152,6 +151,8 @@ class MemoryTransformer(nn.Module):
         for table in (self.time, self.kind):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.normal_(self.null, std=0.02)
+        if self.pointer is not None:
+            self.pointer.initialise()
 
     def add_memory(self) -> None:
         """New memory parameters beside pretrained weights: the output stays what it was (`memory.gate`).
@@ -234,9 +235,10 @@ class MemoryTransformer(nn.Module):
                 memory_bias=memory_bias.mean(1).masked_fill(~copyable(batch.memory_tokens)[:, None], MASKED),
                 input_before=batch.input_before,
                 memory_before=batch.memory_before,
+                input_tokens=batch.input_tokens,
+                memory_tokens=batch.memory_tokens,
             )
-        tokens = (batch.input_tokens, batch.memory_tokens, batch.memory_entry)
-        return Context(layers, input_bias, memory_bias, pointer, *tokens, choice)
+        return Context(layers, input_bias, memory_bias, pointer, batch.memory_tokens, batch.memory_entry, choice)
 
     def _memory_bias(self, batch: Batch, choice: Choice) -> Tensor:
         """[G, H, E, M]: its entry's bias on each token, 0 on the null slot where anything is seen at all."""
@@ -278,9 +280,12 @@ class MemoryTransformer(nn.Module):
             x, attention, past = self.decoder.run(layer, x, bias, context.layers[n], read_bias, packing, past)
             attentions.append(attention)
             grown.append(past)
-        newest = [F.pad(everything, (back, 0))[..., total - length : total] for back in range(BACK)]
-        after = Cache(everything, tuple(grown)) if cache else None
-        return Decoded(self.dropout(self.decoder.norm(x)), attentions, torch.stack(newest, -1), packing, after)
+        hidden, pointed = self.dropout(self.decoder.norm(x)), None
+        if self.pointer is not None:
+            newest = torch.stack([F.pad(everything, (back, 0))[..., total - length : total] for back in range(BACK)], -1)
+            pointed = self.pointer(hidden, context.pointer, newest, packing, cache and cache.pointed)
+        after = Cache(everything, tuple(grown), pointed and pointed.last) if cache else None
+        return Decoded(hidden, attentions, pointed, packing, after)
 
     def vocab_logits(self, hidden: Tensor) -> Tensor:
         """[.., D] -> [.., V] in fp32."""
@@ -288,19 +293,13 @@ class MemoryTransformer(nn.Module):
         table = self.embedding if self.head is None else self.head
         return F.linear(hidden, table.weight).float()
 
-    def point(self, decoded: Decoded, context: Context) -> Pointed:
-        assert self.pointer is not None
-        pointed: Pointed = self.pointer(decoded.hidden, context.pointer, decoded.said, decoded.packing)
-        return pointed
-
     def log_probs(self, decoded: Decoded, context: Context) -> Tensor:
         """[G, E, T, V]: log-probabilities of the next token at every place that was decoded."""
         vocab = self.vocab_logits(decoded.hidden).log_softmax(-1)
-        if self.pointer is None:
+        packing, pointed = decoded.packing, decoded.pointed
+        if pointed is None or context.pointer is None:
             return vocab
-        packing, pointed = decoded.packing, self.point(decoded, context)
-        tokens = (context.input_tokens, context.memory_tokens)
-        copied = copied_distribution(pointed, tokens, self.config.vocab_size, packing)
+        copied = copied_distribution(pointed, context.pointer.tokens(packing), self.config.vocab_size)
         return packing.unpack(mix(packing.pack(vocab), copied, pointed.gate[..., None]))
 
     def forward(self, input_ids: Tensor, target_ids: Tensor) -> Tensor:
@@ -329,11 +328,10 @@ class MemoryTransformer(nn.Module):
         logp = vocab.gather(-1, targets[..., None])[..., 0]
         copied = None
         read = attention = decoded.attention()
-        if self.pointer is not None:
-            pointed = self.point(decoded, context)
-            copied, everywhere = copied_mass(pointed, (context.input_tokens, context.memory_tokens), targets, packing)
-            logp = mix(logp, copied, pointed.gate)
-            read = everywhere[..., context.input_tokens.shape[-1] :]
+        if decoded.pointed is not None and context.pointer is not None:
+            copied, everywhere = copied_mass(decoded.pointed, context.pointer.holds(targets, packing))
+            logp = mix(logp, copied, decoded.pointed.gate)
+            read = everywhere[..., context.pointer.input_tokens.shape[-1] :]
         return Scored(
             logp=logp,
             real=targets != 0,

@@ -73,13 +73,12 @@ def _check_content(text: Any, kind: Any, meta: Any, sizes: bool = True) -> None:
 
 _TYPED: dict[str, Any] = {"repeats": str, "triple": list, "terms": list}
 """What this program itself reads of `meta`; the rest is the user's."""
-_NAMES = {str: "text", list: "a list of three texts"}
+_NAMES = {str: "text, or a list of texts", list: "a list of three texts"}
 
 
 def _is_of(value: Any, expected: type) -> bool:
-    if expected is list:
-        return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
-    return isinstance(value, expected)
+    texts = isinstance(value, list) and all(isinstance(part, str) for part in value)
+    return texts and len(value) == 3 if expected is list else texts or isinstance(value, expected)
 
 
 def _kind_of(value: Any) -> str:
@@ -285,9 +284,14 @@ def check_edit(namespace: str, id: int, old: Stored | None, if_version: int | No
 
 
 def echoes(forgotten: Iterable[Stored], silent: Iterable[Stored]) -> list[int]:
-    """Ids of silent entries that only say again what is forgotten (`meta.repeats` is its text): no copy of it is to stay."""
+    """Ids of silent entries that only say again what is forgotten (`meta.repeats`: its text, or several): no copy of it is to stay."""
     gone = {e.text for e in forgotten}
-    return [e.id for e in silent if e.meta.get("repeats", e.text) in gone]
+
+    def again(entry: Stored) -> list[str]:
+        said = entry.meta.get("repeats", entry.text)
+        return [said] if isinstance(said, str) else said
+
+    return [e.id for e in silent if not gone.isdisjoint(again(e))]
 
 
 def check_choice(ids: object, where: object, everything: bool) -> None:

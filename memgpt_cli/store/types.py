@@ -47,6 +47,11 @@ class Stored:
     searchable: bool = True
 
     @property
+    def last_said(self) -> str:
+        """When it was said last, ISO 8601: what is said again is as new as what is said."""
+        return max((str(origin["when"]) for origin in self.provenance if "when" in origin), default=self.created)
+
+    @property
     def count(self) -> int:
         """How often the same text was added."""
         return max(1, len(self.provenance))

@@ -86,10 +86,10 @@ class LosslessTokenizer(Tokenizer):
             raise CheckpointError(f"{file} is not a SentencePiece model, or a damaged one") from error
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> LosslessTokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0, coverage: float = 0.9999) -> LosslessTokenizer:
     """A unigram model with byte fallback and identity normalisation, trained on `texts`.
 
-    The vocabulary is made smaller where the text cannot fill it. Raises ConfigError for a size that
+    Of all characters that occur, the rarest, a share of 1 - `coverage`, get no piece: bytes stand in. The vocabulary is made smaller where the text cannot fill it. Raises ConfigError for a size that
     cannot hold the bytes and characters.
     """
     if vocab_size < 300:
@@ -110,7 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0) -> Los
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             split_digits=True,
-            character_coverage=0.9999,
+            character_coverage=coverage,
             max_sentence_length=65536,
             user_defined_symbols=["\n"],
             pad_id=PAD,

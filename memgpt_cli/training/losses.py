@@ -18,11 +18,16 @@ class Sums:
     task: Tensor
     pointing: Tensor
     distil: Tensor
-    counts: Tensor  # [3]: target tokens, tokens that can be copied, examples that read memory
+    evidence: Tensor
+    counts: Tensor  # [4]: target tokens, tokens that can be copied, examples that read memory, pieces of evidence
 
-    def loss(self, counts: Tensor, config: OptimConfig) -> Tensor:
-        task, pointing, distil = self.task / counts[0], self.pointing / counts[1], self.distil / counts[2]
-        return task + config.copy_weight * pointing + config.distil_weight * distil
+    def loss(self, counts: Tensor, config: OptimConfig, left: float = 1.0) -> Tensor:
+        """The weighted sum; `left` is the share of the training that is still to come: evidence only warms up."""
+        task, pointing, distil, evidence = (
+            part / count for part, count in zip((self.task, self.pointing, self.distil, self.evidence), counts, strict=True)
+        )
+        named = config.evidence_weight * left * evidence
+        return task + config.copy_weight * pointing + config.distil_weight * distil + named
 
 
 def entry_mass(scored: Scored, context: Context, examples: int, entries: int) -> Tensor:
@@ -48,7 +53,7 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         where = real & copyable(scored.targets) & (scored.copied.detach() > 0)
         pointing = -(scored.copied.clamp(min=1e-6).log() * where).sum()
         held = where.sum()
-    distil, readers = zero, zero
+    distil, readers, evidence = zero, zero, zero
     entries = batch.entry_kind.shape[1]
     if entries:
         with torch.no_grad():
@@ -59,4 +64,6 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
         distil = -((share * scores).sum(-1) * reads).sum()
         readers = reads.sum()
-    return Sums(task, pointing, distil, torch.stack([real.sum(), held, readers]).float())
+        evidence = -scores[tuple(batch.evidence.unbind(1))].sum()
+    counts = torch.stack([real.sum(), held, readers, zero + len(batch.evidence)]).float()
+    return Sums(task, pointing, distil, evidence, counts)

@@ -63,7 +63,8 @@ class MemoryModule(L.LightningModule):
         if world > 1:
             counts = counts.clone()
             torch.distributed.all_reduce(counts)
-        loss = sums.loss(counts.clamp(min=1), self.config.optim) * world  # DDP averages gradients over processes
+        left = 1 - step / self.config.trainer.max_steps
+        loss = sums.loss(counts.clamp(min=1), self.config.optim, left) * world  # DDP averages gradients over processes
         nll = (sums.task.detach() / sums.counts[0].clamp(min=1)).item()
         self.latest = {"loss": nll, "tokens": float(batch.target_tokens), "examples": float(batch.examples)}
         if scored.null is not None:

@@ -22,8 +22,11 @@ from memgpt_cli.extras import need
 from memgpt_cli.files import new_folder
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
+from memgpt_cli.training.muon import MuonAdamW
 
 _ADAPTER = "default"
+_TABLES = ("embedding.", "head.", "time.", "kind.", "encoder.position", "decoder.position", "pointer.gate", "pointer.follow")
+"""What is looked up, or comes last: no matrix that Muon is for."""
 GATE_RATE = 10  # a gate goes from 0 to about 1, a hundred times as far as a weight
 
 
@@ -100,13 +103,19 @@ def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.
     Raises UsageError where 8-bit states were asked for and the machine or the library cannot.
     """
     memory, memory_lr = model.memory_parameters(), optim.memory_lr or optim.lr
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
         rate = GATE_RATE * memory_lr if name.endswith(".read.gate") else memory_lr if name in memory else optim.lr
         decay = optim.weight_decay if weight.dim() > 1 else 0.0
+        inner = optim.optimizer == "muon" and weight.dim() == 2 and name.endswith(".weight") and not name.startswith(_TABLES)
         if weight.requires_grad:
-            groups.setdefault((decay, rate), []).append(weight)
-    settings = [{"params": weights, "weight_decay": decay, "lr": rate} for (decay, rate), weights in groups.items()]
+            groups.setdefault((decay, rate, inner), []).append(weight)
+    settings: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": decay, "lr": rate} | ({"muon": True} if inner else {})
+        for (decay, rate, inner), weights in groups.items()
+    ]
+    if optim.optimizer == "muon":
+        return MuonAdamW(settings, lr=optim.lr, betas=optim.betas, eps=optim.eps)
     if optim.optimizer == "adafactor":
         return torch.optim.Adafactor(settings, lr=optim.lr)
     if optim.optimizer == "adamw8bit":

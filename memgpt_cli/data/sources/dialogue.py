@@ -17,6 +17,7 @@ from memgpt_cli.schema import Episode, Example
 class DialogueOptions:
     """
     turns: how many messages are the input; older ones are entries.
+    keeps: where not empty, only messages whose reply begins with one of these become entries.
     reply: the speaker whose messages are targets; empty for every speaker.
     messages, speaker, text, knowledge: field names of the generic format.
     knowledge_base: a JSON file of triples for the whole data, {head: [[head, relation, tail], …]} or a list.
@@ -25,6 +26,7 @@ class DialogueOptions:
     """
 
     turns: int = 2
+    keeps: tuple[str, ...] = ()
     reply: str = ""
     messages: str = "messages"
     speaker: str = "role"
@@ -42,7 +44,7 @@ class DialogueOptions:
 
 def dialogue_episode(name: str, events: Iterable[Turn | Fact], options: DialogueOptions, task: str = "dialogue") -> Episode:
     """An episode from what happened in a dialogue, in order: messages and the facts that became known between them."""
-    dialogue, examples = Dialogue(options.turns), []
+    dialogue, examples = Dialogue(options.turns, options.keeps), []
     for event in events:
         if isinstance(event, Turn) and dialogue.turns and (not options.reply or event.speaker == options.reply):
             source, sees = dialogue.asks()

@@ -1,0 +1,1 @@
+"""A companion's world, made by seed: what people tell an assistant about their lives, and ask it later (`source: companion`)."""

@@ -1,0 +1,307 @@
+"""A life in messages: things are told in passing, told anew, and asked about; made by seed.
+
+Every message has its reply. What was told is confirmed ("Got it. Your cat is called Tom."), and only such messages become
+entries. `Example.task` is the ability that a reply needs; with "+" where its wording, or that of what it rests on, never
+occurs in training.
+"""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from memgpt_cli.data.companion.values import make_value
+from memgpt_cli.data.companion.wordings import Relation, Wordings, of_split, phrases, relations, talk
+from memgpt_cli.data.dialogue import Dialogue, Turn
+from memgpt_cli.schema import Episode, Example
+
+USER, BOT = "user", "bot"
+OUTSIDE = ("outside", "other_people_facts")
+LIST = 4  # values that are told of a list at most
+
+
+def kept() -> tuple[str, ...]:
+    """How a reply begins that keeps the message before it."""
+    return tuple(phrases()[language]["kept"].strip() for language in phrases())
+
+
+@dataclass(frozen=True)
+class _Told:
+    value: str
+    entry: int
+    known: bool  # its wording occurs in training
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """What has one answer, or one list of answers: a relation, and a key where it has one."""
+
+    relation: Relation
+    key: str
+
+
+class Life:
+    """One person's messages.
+
+    Args:
+        split: whose wordings and names are used.
+        known: of validation and test: training's wordings, with the split's own names.
+        noise: probability of a slip of the hand in a message.
+    """
+
+    def __init__(self, rng: random.Random, language: str, split: str, known: bool = False, noise: float = 0.12) -> None:
+        self.rng, self.language, self.split, self.known, self.noise = rng, language, split, known or split == "train", noise
+        self.phrases = phrases()[language]
+        self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
+        self.told: dict[_Slot, list[_Told]] = {}
+        self.names: list[str] = []  # of keys that are persons: the same people come again
+        self._last_words: dict[str, bool] = {}
+
+    # wordings
+
+    def _pick(self, wordings: Sequence[str]) -> str:
+        return self.rng.choice(of_split(wordings, self.split, self.known))
+
+    def _words(self, slot: _Slot) -> Wordings:
+        return slot.relation.words[self.language]
+
+    def _fill(self, text: str, slot: _Slot, value: str = "") -> str:
+        return text.replace("{k}", slot.key).replace("{x}", value)
+
+    def _typed(self, wording: str, question: bool) -> str:
+        """The wording as somebody types it: with something before and after it, or with a slip."""
+        rng, text = self.rng, wording
+        if rng.random() < 0.15:
+            first = rng.choice(self.phrases["before_questions" if question else "openings"])
+            keeps = text.startswith(("{", "I ", "I'"))
+            text = first + (text if keeps else text[0].lower() + text[1:])
+        if rng.random() < 0.15:
+            text = text.rstrip("。.？?！!") + rng.choice(self.phrases["after_questions" if question else "closings"])
+        if rng.random() < self.noise:
+            text = _slip(text, rng)
+        if rng.random() < 0.1:
+            text = text.rstrip("。.？?！!")
+        if rng.random() < 0.08:
+            text = re.sub(r"[^{}]+(?![^{]*})", lambda m: m.group().lower(), text)
+        return text
+
+    def _value(self, kind: str, relation: str = "") -> str:
+        strange = 0.45 if self.split == "train" else 0.1
+        return make_value(kind, self.rng, self.language, self.split, relation, strange)
+
+    # what happens
+
+    def _say(self, text: str, reply: str, ability: str, evidence: Sequence[_Told] = (), known: bool = True) -> int:
+        """One message and its reply; returns the entry it became, or would have become."""
+        self.dialogue.add(Turn(USER, text))
+        source, sees = self.dialogue.asks()
+        known = self.known and known and all(t.known for t in evidence)
+        task = ability if known else ability + "+"
+        self.examples.append(Example(source, reply, sees, evidence=tuple(dict.fromkeys(t.entry for t in evidence)), task=task))
+        self.dialogue.add(Turn(BOT, reply))
+        return sees
+
+    def _new_slot(self) -> _Slot:
+        while True:
+            relation = self.rng.choice(list(relations().values()))
+            slot = _Slot(relation, self._key(relation.key) if relation.key else "")
+            if len(self.told.get(slot, ())) < (LIST if relation.many else 1):
+                return slot
+
+    def _key(self, kind: str) -> str:
+        """A key: often one that was heard before, so that what is told of one thing is not told of another."""
+        heard = self.names if kind == "given_name" else [s.key for s in self.told if s.relation.key == kind]
+        key = self.rng.choice(heard) if heard and self.rng.random() < 0.5 else self._value(kind)
+        if kind == "given_name":
+            self.names.append(key)
+        return key
+
+    def _told_value(self, slot: _Slot) -> str:
+        old = {t.value for t in self.told.get(slot, ())}
+        while True:
+            value = self._value(slot.relation.value, slot.relation.id)
+            if value not in old and value != slot.key:
+                break
+        if slot.relation.value == "given_name" and self.rng.random() < 0.7:
+            self.names.append(value)  # of whom more may be told
+        return value
+
+    def tell(self) -> None:
+        """Something new; now and then two things at once, or after a word about nothing."""
+        slot = self._new_slot()
+        text, reply, new = self._telling(slot, "tell")
+        if self.rng.random() < 0.06:
+            other = self._new_slot()
+            if other != slot:
+                second, again, more = self._telling(other, "tell")
+                text, reply = (
+                    f"{text.rstrip('。.')}{'. ' if self.language == 'en' else '。'}{second}",
+                    self._joined(reply, again),
+                )
+                new = [*new, *more]
+        elif self.rng.random() < 0.08:
+            chat = self._pick(talk()["chat"].says[self.language])
+            text = f"{chat.rstrip('。.')}{'. ' if self.language == 'en' else '。'}{text}"
+        self._keep(text, reply, new, "telling")
+
+    def _joined(self, *sentences: str) -> str:
+        return (" " if self.language == "en" else "").join(sentences)
+
+    def _telling(self, slot: _Slot, how: str) -> tuple[str, str, list[tuple[_Slot, str]]]:
+        """A message that tells a value of a slot, what confirms it, and what it tells."""
+        values = [self._told_value(slot)]
+        if slot.relation.many and self.rng.random() < 0.3:
+            more = self._told_value(slot)
+            values += [more] if more != values[0] else []
+        wording, shown = self._pick(getattr(self._words(slot), how)), self._list(values)
+        text = self._fill(self._typed(wording, question=False), slot, shown)
+        return text, self._fill(self._words(slot).say, slot, shown), [(slot, v) for v in values]
+
+    def _keep(self, text: str, reply: str, new: Sequence[tuple[_Slot, str]], ability: str) -> None:
+        entry = self._say(text, self.phrases["kept"] + reply, ability)
+        for slot, value in new:
+            self.told.setdefault(slot, []).append(_Told(value, entry, self.known))
+
+    def update(self) -> bool:
+        """Tells one thing anew."""
+        slots = [s for s in self.told if not s.relation.many and len(self.told[s]) < 4]
+        if not slots:
+            return False
+        slot = self.rng.choice(slots)
+        self._keep(*self._telling(slot, "update" if self.rng.random() < 0.7 else "tell"), "telling")
+        return True
+
+    def _list(self, values: Sequence[str]) -> str:
+        between, last = self.phrases["list"]
+        return last.join([between.join(values[:-1]), values[-1]]) if len(values) > 1 else values[0]
+
+    def ask(self) -> bool:
+        """Asks for what was told, whatever is true of it now."""
+        if not self.told:
+            return False
+        slot = self.rng.choice(list(self.told))
+        told = self.told[slot]
+        mine = told if slot.relation.many else told[-1:]
+        ability = "list" if slot.relation.many and len(told) > 1 else "update" if len(told) > 1 else "extraction"
+        self._question(slot, "ask", self._fill(self._words(slot).say, slot, self._list([t.value for t in mine])), ability, mine)
+        return True
+
+    def _question(self, slot: _Slot, kind: str, reply: str, ability: str, told: Sequence[_Told]) -> None:
+        wording = self._pick(getattr(self._words(slot), kind))
+        self._say(self._fill(self._typed(wording, question=True), slot), reply, ability, told)
+
+    def ask_time(self) -> bool:
+        """Asks for what was true before, or at first."""
+        slots = [s for s in self.told if not s.relation.many and (len(self.told[s]) > 1 or self.rng.random() < 0.15)]
+        if not slots:
+            return False
+        slot = self.rng.choice(slots)
+        told, words = self.told[slot], self._words(slot)
+        if self.rng.random() < 0.5:
+            reply = self._fill(words.was, slot, told[-2].value) if len(told) > 1 else self.phrases["nothing_before"]
+            self._question(slot, "before", reply, "time", told[-2:])
+        else:
+            self._question(slot, "first", self._fill(words.began, slot, told[0].value), "time", told[:1])
+        return True
+
+    def ask_joined(self) -> bool:
+        """Asks by what somebody is to the person ("my sister") for what was told of their name."""
+        roles = {s.relation.id: told[-1] for s, told in self.told.items() if s.relation.id in self.phrases["roles"]}
+        if not roles:
+            return False
+        role = self.rng.choice(list(roles))
+        name = roles[role]
+        about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
+        if about and self.rng.random() < 0.8:
+            slot = self.rng.choice(about)
+        else:
+            slot = _Slot(self.rng.choice([r for r in relations().values() if r.id.startswith("person_")]), name.value)
+        told = self.told.get(slot, [])
+        words = self._words(slot)
+        reply = (
+            self._fill(words.say, slot, self._list([t.value for t in told][-1:])) if told else self._fill(words.unknown, slot)
+        )
+        text = self._typed(self._pick(words.ask), question=True).replace("{k}", self.phrases["roles"][role])
+        self._say(text, reply, "two facts" if told else "abstention", [name, *told[-1:]])
+        return True
+
+    def tell_of_a_relative(self) -> bool:
+        """Tells something of somebody whose name was told as a relative's, friend's or colleague's."""
+        names = [told[-1].value for s, told in self.told.items() if s.relation.id in self.phrases["roles"]]
+        if not names:
+            return False
+        slot = _Slot(self.rng.choice([r for r in relations().values() if r.id.startswith("person_")]), self.rng.choice(names))
+        if slot in self.told:
+            return False
+        self._keep(*self._telling(slot, "tell"), "telling")
+        return True
+
+    def ask_unknown(self) -> bool:
+        """Asks for what was never told, best of all where something like it was."""
+        near = {(s.relation.value, s.relation.key) for s in self.told}
+        candidates = [r for r in relations().values() if (r.value, r.key) in near] if self.rng.random() < 0.6 else []
+        relation = self.rng.choice(candidates or list(relations().values()))
+        slot = _Slot(relation, self._key(relation.key) if relation.key else "")
+        if slot in self.told:
+            return False
+        kinds = ["ask"] if relation.many else ["ask", "ask", "ask", "before", "first"]
+        self._question(slot, self.rng.choice(kinds), self._fill(self._words(slot).unknown, slot), "abstention", ())
+        return True
+
+    def chat(self) -> bool:
+        """Something that tells nothing, or asks for what no memory holds."""
+        kinds = [k for k in talk() if k not in (*OUTSIDE, "chat")]
+        name = self.rng.choices(("chat", *OUTSIDE, self.rng.choice(kinds)), (5, 5, 1, 5))[0]
+        one = talk()[name]
+        text = self._typed(self._pick(one.says[self.language]), question=name in OUTSIDE)
+        self._say(text, one.reply[self.language], "outside" if name in OUTSIDE else "talk")
+        return True
+
+    def live(self, tells: int) -> None:
+        """So many things told, and about as many asked."""
+        acts: list[tuple[Callable[[], object], float]] = [
+            (self.tell, 3), (self.ask, 3.2), (self.update, 0.9), (self.ask_time, 0.7), (self.tell_of_a_relative, 0.7),
+            (self.ask_joined, 0.7), (self.ask_unknown, 1.3), (self.chat, 1.6),
+        ]  # fmt: skip
+        doing, weights = [a for a, _ in acts], [w for _, w in acts]
+        while len(self.dialogue.entries) < tells:
+            self.rng.choices(doing, weights)[0]()
+        for _ in range(max(2, tells // 4)):
+            self.rng.choice((self.ask, self.ask, self.ask_joined, self.ask_time, self.ask_unknown))()
+
+    def episode(self, name: str) -> Episode:
+        return Episode(name, tuple(self.dialogue.entries), tuple(self.examples))
+
+    def after_forgetting(self, name: str) -> Episode:
+        """The same memory without some of what was told: asked for it, the assistant does not know, and knows the rest."""
+        slots = list(self.told)
+        gone = set(self.rng.sample(slots, max(1, len(slots) // 4)))
+        lost = {t.entry for s in gone for t in self.told[s]}
+        stays = [n for n in range(len(self.dialogue.entries)) if n not in lost]
+        place = {old: new for new, old in enumerate(stays)}
+        first = len(self.examples)
+        for slot in slots:
+            told = [t for t in self.told[slot] if t.entry not in lost]
+            if not told or (slot.relation.many and slot in gone):
+                ability, reply = "after forgetting", self._fill(self._words(slot).unknown, slot)
+            elif len(told) == len(self.told[slot]):
+                mine = told if slot.relation.many else told[-1:]
+                ability, reply = "extraction", self._fill(self._words(slot).say, slot, self._list([t.value for t in mine]))
+            else:
+                continue
+            told = told if slot.relation.many else told[-1:]
+            self._question(slot, "ask", reply, ability, [_Told(t.value, place[t.entry], t.known) for t in told])
+        examples = tuple(Example(x.input, x.target, len(stays), (), x.evidence, x.task) for x in self.examples[first:])
+        del self.examples[first:]
+        return Episode(name, tuple(self.dialogue.entries[n] for n in stays), examples)
+
+
+def _slip(text: str, rng: random.Random) -> str:
+    """A slip of the hand in one word that is no placeholder: a letter left out, doubled, swapped or struck wrong."""
+    places = [m.start() + 1 for m in re.finditer(r"[a-z]{3}(?![a-z]*\})", text)]
+    if not places:
+        return text
+    at = rng.choice(places)
+    a, b = text[at], text[at + 1]
+    changed = rng.choice((b, a + a + b, b + a, rng.choice("abcdefghijklmnopqrstuvwxyz") + b))
+    return text[:at] + changed + text[at + 2 :]

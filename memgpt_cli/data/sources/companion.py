@@ -1,0 +1,52 @@
+"""The companion: an assistant that remembers what it is told, in English and Chinese (`memgpt_cli/data/companion`)."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memgpt_cli.data.companion.life import Life
+from memgpt_cli.data.companion.wordings import LANGUAGES
+from memgpt_cli.data.sources import Source, Where
+from memgpt_cli.errors import ConfigError
+from memgpt_cli.schema import Episode
+
+
+@dataclass(frozen=True)
+class CompanionOptions:
+    """
+    tells, tells_min: how many things are told in an episode, at most and at least.
+    episodes_train, episodes_valid, episodes_test: how many lives.
+    language: en | zh | both (half of each).
+    forgetting: share of the lives that are asked once more after a quarter of what was told has been forgotten.
+    """
+
+    tells: int = 48
+    tells_min: int = 4
+    episodes_train: int = 6000
+    episodes_valid: int = 60
+    episodes_test: int = 200
+    language: str = "both"
+    forgetting: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.language not in (*LANGUAGES, "both"):
+            raise ConfigError(f"data.options.language is '{self.language}', expected {', '.join(LANGUAGES)} or both")
+        if not 1 <= self.tells_min <= self.tells:
+            raise ConfigError(f"data.options.tells_min is {self.tells_min}, expected 1 to {self.tells} (tells)")
+        if not 0 <= self.forgetting <= 1:
+            raise ConfigError(f"data.options.forgetting is {self.forgetting}, expected 0 to 1")
+
+
+def generate_companion(path: object, options: CompanionOptions, where: Where) -> Iterator[Episode]:
+    """Lives of one split; of validation and test, every other one in wordings that training holds, all with their own names."""
+    rng = random.Random(f"{where.seed}/companion/{where.split}")
+    for n in range(getattr(options, f"episodes_{where.split}")):
+        language = options.language if options.language != "both" else LANGUAGES[n % 2]
+        life = Life(rng, language, where.split, known=n % 4 < 2)
+        life.live(round(options.tells_min * (options.tells / options.tells_min) ** rng.random()))
+        yield life.episode(f"companion/{where.split}/{n}")
+        if rng.random() < (options.forgetting if where.split == "train" else 1):
+            yield life.after_forgetting(f"companion/{where.split}/{n}/forgotten")
+
+
+COMPANION = Source(generate_companion, CompanionOptions, needs_file=False)
