@@ -120,14 +120,18 @@ class Repl:
 
     def memory(self, rest: str) -> None:
         store, owner = self.conversation.store, self.conversation.namespace
-        entries = list(store.all(owner, Filter(contains=rest)))
-        if not entries:
+        found = list(store.all(owner, Filter(contains=rest)))
+        entries = [e for e in found if e.searchable]
+        if not found:
             self.say(f"nothing about '{rest}' in memory" if rest else "memory is empty: /remember TEXT keeps something")
             return
         table = Table("id", "kind", "entry", "since", box=None)
         for entry in entries[-40:]:
             table.add_row(str(entry.id), entry.kind, escape(entry.text), entry.created)
-        self.console.print(table)
+        if entries:
+            self.console.print(table)
+        if lines := len(found) - len(entries):
+            self.say(f"and {lines} lines of conversation, which are never recalled (/history)")
         if len(entries) > 40:
             self.say(f"the newest 40 of {len(entries)}: /memory WORDS narrows it")
 
@@ -207,9 +211,8 @@ def run_repl(conversation: Conversation, new: bool, console: Console) -> None:
     resumed = 0 if new else conversation.resume()
     stats = conversation.store.stats(conversation.namespace)
     going_on = f", going on after {resumed} turns (/new begins afresh)" if resumed else ""
-    repl.say(
-        f"{conversation.namespace}: {stats.entries} entries in memory, {len(conversation.knowledge):,} facts to look up{going_on}. /help"
-    )
+    known = f", {len(conversation.knowledge):,} facts to look up" if conversation.knowledge else ""
+    repl.say(f"{conversation.namespace}: {stats.entries} entries in memory{known}{going_on}. /help")
     if repl.interactive:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  line editing and the history of this session; kept nowhere, so nothing is left of it

@@ -16,6 +16,8 @@ from memgpt_cli.schema import ModelConfig
 
 _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
 
+_SHORT = {"data.augment.rename=auto": "data.augment.rename.auto=true"}
+
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     """The configuration with Hydra overrides; raises ConfigError with one line for a person."""
@@ -38,7 +40,7 @@ def _compose(overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
 
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
-        free = [f"++{o}" if o.startswith(_FREE_KEYS) else o for o in overrides]
+        free = [f"++{o}" if o.startswith(_FREE_KEYS) else _SHORT.get(o, o) for o in overrides]
         ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             raw = hydra_compose("config", overrides=[*free, *search], return_hydra_config=True)
@@ -113,7 +115,7 @@ def override(base: Config, overrides: list[str], config_dir: Path | None = None)
     composed = to_dict(compose(overrides, config_dir))  # also checks them all
     merged = OmegaConf.create(to_dict(base))
     try:
-        for part in OverridesParser.create().parse_overrides(overrides):
+        for part in OverridesParser.create().parse_overrides([_SHORT.get(o, o) for o in overrides]):
             key = part.key_or_group
             if key in GROUPS:
                 changed = (key,) if key in composed else tuple(composed)

@@ -43,6 +43,7 @@ class TokenizerConfig:
     ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
     vocab_size: int = 1000  # pieces of the tokenizer that is trained, at most
     coverage: float = 0.9999  # share of the characters that get a piece of their own; bytes stand in for the rarest
+    characters: bool = False  # those of scripts without spaces are pieces of their own, so that names are cut alike everywhere
     sample_mb: int = 20  # text of the training split it is trained on, at most
 
     def __post_init__(self) -> None:
@@ -69,9 +70,10 @@ class LimitConfig:
 
 @dataclass(frozen=True)
 class RenameConfig:
-    """Renames the values of these relations consistently within an episode, so that copying is learnt, not lists."""
+    """Renames names and values consistently within an episode, so that copying is learnt, not lists."""
 
     relations: tuple[str, ...] = ()  # of facts whose tails are renamed
+    auto: bool = False  # whatever targets copy from what is read is renamed; data.augment.rename=auto says the same
     probability: float = 0.5  # that an episode is renamed, each time it is seen
 
     def __post_init__(self) -> None:
@@ -127,7 +129,9 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    optimizer: str = "adamw"  # adamw | muon (matrices orthogonalised, the rest AdamW) | adamw8bit (states in 8 bits, on CUDA) | adafactor
+    optimizer: str = (
+        "adamw"  # adamw | muon (matrices orthogonalised, the rest AdamW) | adamw8bit (states in 8 bits, on CUDA) | adafactor
+    )
     lr: float = 2e-3  # the highest learning rate
     memory_lr: float = 0.0  # of the parameters that read memory, new beside pretrained weights; lr where 0
     trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora

@@ -1,4 +1,4 @@
-"""Consistent renaming within an episode: the values of chosen relations become words nobody has ever seen.
+"""Consistent renaming within an episode: what is copied becomes words nobody has ever seen.
 
 Without it a model learns the ten cuisines of its training data by heart and copies nothing.
 """
@@ -6,10 +6,13 @@ Without it a model learns the ten cuisines of its training data by heart and cop
 import random
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import regex
+
 from memgpt_cli.config import RenameConfig
+from memgpt_cli.data.spans import copied_spans, is_unspaced
 from memgpt_cli.schema import Episode, parse_triple, render_triple
 
 _ONSETS = [
@@ -65,7 +68,7 @@ def _word(rng: random.Random) -> str:
     if kind < 0.08:
         return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz" + "0123456789" * (kind < 0.02), k=rng.randint(2, 8)))
     parts = (_ONSETS, _VOWELS, _CODAS) if kind < 0.75 else (_MORE_ONSETS, _MORE_VOWELS, _MORE_CODAS)
-    syllables = range(rng.choice((1, 2, 2, 2, 2, 3, 3, 4)))
+    syllables = range(rng.choice((1, 1, 2, 2, 2, 2, 3)))
     return "".join(
         rng.choice(sounds) for n in syllables for sounds in (parts if n == syllables[-1] or kind > 0.5 else parts[:2])
     )
@@ -109,35 +112,55 @@ def values_of(episodes: Iterable[Episode], relations: tuple[str, ...]) -> list[s
 
 
 class Renamer:
-    """Renames known values in whole episodes. A value counts where no letter or digit touches it ("_" may)."""
+    """Renames consistently within whole episodes, so that what is copied cannot be known by heart.
 
-    def __init__(self, config: RenameConfig, values: list[str]) -> None:
-        self.config = config
-        whole = "|".join(re.escape(v) for v in sorted(values, key=lambda v: -len(v)))
-        self._find = re.compile(rf"(?<![^\W_])(?:{whole})(?![^\W_])") if values else None
+    Args:
+        values: what is renamed wherever it stands; a value counts where no letter or digit touches it ("_" may).
+        own: words that are not; with `config.auto` whatever else targets copy from what is read is renamed as well.
+    """
+
+    def __init__(self, config: RenameConfig, values: Sequence[str], own: Sequence[str] = ()) -> None:
+        self.config, self.own = config, frozenset(own)
+        self._find = _finder(values)
 
     def __call__(self, episode: Episode, rng: random.Random) -> Episode:
         """The episode renamed with the configured probability; relation names are never touched."""
-        if self._find is None or rng.random() >= self.config.probability:
+        if rng.random() >= self.config.probability:
             return episode
-        names: dict[str, str] = {}
+        find = _finder(copied_spans(episode, self.own)) if self.config.auto else self._find
+        return episode if find is None else _renamed(episode, find, rng)
 
-        def new_name(match: re.Match[str]) -> str:
-            old = match.group()
-            if old not in names:
-                names[old] = next(n for n in iter(lambda: invent(old, rng), None) if n not in names.values())
-            return names[old]
 
-        def rename(text: str) -> str:
-            return self._find.sub(new_name, text) if self._find else text
+def _finder(values: Sequence[str]) -> regex.Pattern[str] | None:
+    """Finds values as whole words; in scripts without spaces anywhere."""
+    if not values:
+        return None
+    ordered = sorted(values, key=lambda v: -len(v))
+    whole = "|".join(re.escape(v) for v in ordered if not is_unspaced(v))
+    inside = "|".join(re.escape(v) for v in ordered if is_unspaced(v))
+    parts = ([rf"(?<![^\W_])(?:{whole})(?![^\W_])"] if whole else []) + ([inside] if inside else [])
+    return regex.compile("|".join(parts))
 
-        entries = []
-        for entry in episode.entries:
-            triple = parse_triple(entry.text) if entry.kind == "fact" else None
-            text = render_triple(rename(triple[0]), triple[1], rename(triple[2])) if triple else rename(entry.text)
-            entries.append(replace(entry, text=text))
-        examples = [
-            replace(x, input=rename(x.input), target=rename(x.target), references=tuple(map(rename, x.references)))
-            for x in episode.examples
-        ]
-        return replace(episode, entries=tuple(entries), examples=tuple(examples))
+
+def _renamed(episode: Episode, find: regex.Pattern[str], rng: random.Random) -> Episode:
+    names: dict[str, str] = {}
+
+    def new_name(match: regex.Match[str]) -> str:
+        old = match.group()
+        if old not in names:
+            names[old] = next(n for n in iter(lambda: invent(old, rng), None) if n not in names.values())
+        return names[old]
+
+    def rename(text: str) -> str:
+        return str(find.sub(new_name, text))
+
+    entries = []
+    for entry in episode.entries:
+        triple = parse_triple(entry.text) if entry.kind == "fact" else None
+        text = render_triple(rename(triple[0]), triple[1], rename(triple[2])) if triple else rename(entry.text)
+        entries.append(replace(entry, text=text))
+    examples = [
+        replace(x, input=rename(x.input), target=rename(x.target), references=tuple(map(rename, x.references)))
+        for x in episode.examples
+    ]
+    return replace(episode, entries=tuple(entries), examples=tuple(examples))

@@ -34,6 +34,7 @@ from memgpt_cli.data.dataset import (
     read_manifest,
 )
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
+from memgpt_cli.data.spans import own_words
 from memgpt_cli.data.staging import ALL, Staged, texts_of
 from memgpt_cli.data.statistics import Statistics
 from memgpt_cli.errors import ConfigError, DataError
@@ -113,7 +114,7 @@ def _key(config: DataConfig, hashes: dict[str, str]) -> str:
     settings = {k: v for k, v in asdict(config).items() if k not in ("augment", "chat", "metrics")}
     if config.tokenizer.path:  # what counts is the tokenizer, whose fingerprint is among the hashes, not where it lies
         settings["tokenizer"] = {}
-    settings["rename"] = sorted(config.augment.rename.relations)  # how often they are renamed concerns training alone
+    settings["rename"] = sorted(config.augment.rename.relations) + ["auto"] * config.augment.rename.auto  # how often they are renamed concerns training alone
     text = json.dumps([settings, hashes, FORMAT, CODE_VERSION], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -197,8 +198,11 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
                 raise DataError(f"the {split} split holds no episode, nothing could be read from {names}{rejects.words()}")
         _hold_out(config, staged, changes, rejects)
         train = staged.get("train") or next(iter(staged.values()))
-        values = values_of(iter(train), config.augment.rename.relations)
-        tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, values, report)
+        rename = config.augment.rename
+        values = values_of(iter(train), rename.relations)
+        own = own_words(iter(train)) if rename.auto else []
+        renamer = Renamer(replace(rename, probability=0.5), values, own)
+        tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, report)
         tokenizer.save(folder)
         statistics = {
             split: _write(
@@ -213,6 +217,7 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         "config": asdict(config),
         "tokenizer": {"fingerprint": tokenizer.fingerprint, "pieces": len(tokenizer)},
         "values": values,
+        "own_words": own,
         "statistics": statistics,
     }
 
@@ -327,14 +332,13 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
     staged["train"] = train.within(low, ALL[1])
 
 
-def _train(config: DataConfig, train: Staged, values: list[str], report: Report) -> Tokenizer:
+def _train(config: DataConfig, train: Staged, rename: Renamer, report: Report) -> Tokenizer:
     """A tokenizer from a sample of the training split, whole episodes in random order up to `sample_mb`."""
     report("training tokenizer", 0)
 
     def texts() -> Iterator[str]:
         budget = config.tokenizer.sample_mb << 20
         rng = random.Random(config.seed)
-        rename = Renamer(replace(config.augment.rename, probability=0.5), values)
         for staged in train.sample(config.seed, budget):
             episode = rename(staged, rng)  # made-up names shall be cut into syllables, not letters
             for text in texts_of(episode):
@@ -343,4 +347,5 @@ def _train(config: DataConfig, train: Staged, values: list[str], report: Report)
             if budget <= 0:
                 return
 
-    return train_tokenizer(texts(), config.tokenizer.vocab_size, config.seed, config.tokenizer.coverage)
+    asked = config.tokenizer
+    return train_tokenizer(texts(), asked.vocab_size, config.seed, asked.coverage, asked.characters)

@@ -7,10 +7,17 @@ import torch
 
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.collate import collate
-from memgpt_cli.data.dataset import EpisodeDataset, encode
+from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset, encode
 from memgpt_cli.data.plan import Part, parts_of, plan
 from memgpt_cli.model import Batch
 from memgpt_cli.tokenizer import Tokenizer
+
+
+def rename_row(row: EncodedEpisode, renamer: Renamer, rng: random.Random, tokenizer: Tokenizer) -> EncodedEpisode:
+    """The row with names that nobody has seen, or as it is where the renamer leaves it alone."""
+    episode = row.decode()
+    renamed = renamer(episode, rng)
+    return row if renamed is episode else encode(renamed, tokenizer)
 
 
 class TrainStream(torch.utils.data.IterableDataset[Batch]):
@@ -54,8 +61,6 @@ class TrainStream(torch.utils.data.IterableDataset[Batch]):
         for part in parts:
             row = self.data.row(part.episode)
             if self.renamer is not None:
-                episode = row.decode()
-                renamed = self.renamer(episode, random.Random(f"{self.seed}/{epoch}/{part.episode}"))
-                row = row if renamed is episode else encode(renamed, self.tokenizer)
+                row = rename_row(row, self.renamer, random.Random(f"{self.seed}/{epoch}/{part.episode}"), self.tokenizer)
             rows.append(row)
         return collate(rows, [(p.first, p.last) for p in parts])

@@ -8,13 +8,17 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import regex
 import sentencepiece
 
 from memgpt_cli.errors import CheckpointError, ConfigError
+from memgpt_cli.scripts import UNSPACED
 from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
 
 MODEL_FILE = "tokenizer.model"
+_CUT = "\u2582"  # between what shall be no piece together, while training
 _SPACE = "\u2581"  # SentencePiece writes a space so; in the text itself it is spelled out in bytes
 
 
@@ -86,17 +90,28 @@ class LosslessTokenizer(Tokenizer):
             raise CheckpointError(f"{file} is not a SentencePiece model, or a damaged one") from error
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0, coverage: float = 0.9999) -> LosslessTokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, seed: int = 0, coverage: float = 0.9999, characters: bool = False
+) -> LosslessTokenizer:
     """A unigram model with byte fallback and identity normalisation, trained on `texts`.
 
-    Of all characters that occur, the rarest, a share of 1 - `coverage`, get no piece: bytes stand in. The vocabulary is made smaller where the text cannot fill it. Raises ConfigError for a size that
-    cannot hold the bytes and characters.
+    Of all characters that occur, the rarest, a share of 1 - `coverage`, get no piece: bytes stand in. With `characters`
+    those of scripts without spaces are pieces of their own, so that a name is cut alike whatever stands beside it. The
+    vocabulary is made smaller where the text cannot fill it. Raises ConfigError for a size that cannot hold the bytes and
+    characters.
     """
     if vocab_size < 300:
         raise ConfigError(f"data.tokenizer.vocab_size is {vocab_size}, expected at least 300 (256 bytes and some pieces)")
     sentencepiece.set_random_generator_seed(seed)
     sentencepiece.set_min_log_level(2)
-    lines = (" " + line for text in texts for line in text.replace(_SPACE, " ").split("\n") if line and "\0" not in line)
+    alone = regex.compile(rf"[{UNSPACED}]") if characters else None
+    lines = (
+        " " + (alone.sub(_CUT + r"\g<0>" + _CUT, line) if alone else line)
+        for text in texts
+        for line in text.replace(_SPACE, " ").replace(_CUT, " ").split("\n")
+        if line and "\0" not in line
+    )
+    cut: dict[str, Any] = {"pretokenization_delimiter": _CUT} if characters else {}
     sink = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -117,6 +132,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, seed: int = 0, covera
             eos_id=EOS,
             unk_id=UNK,
             bos_id=-1,
+            **cut,
             num_threads=1,  # more threads would make the pieces depend on the machine
         )
     except RuntimeError as error:

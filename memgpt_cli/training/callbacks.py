@@ -215,9 +215,11 @@ class ShowProgress(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        loss, exact = (float(trainer.callback_metrics[k]) for k in ("val/loss", "val/exact"))
-        self.valid = f" · valid {loss:.4f}, {100 * exact:.1f} % exact"
-        self._say(f"step {trainer.global_step}: validation loss {loss:.4f}, exact {100 * exact:.2f} %")
+        scores = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        loss, exact, renamed = scores["val/loss"], 100 * scores["val/exact"], scores.get("val/renamed")
+        self.valid = f" · valid {loss:.4f}, {exact:.1f} % exact"
+        others = "" if renamed is None else f", with names never seen {100 * renamed:.2f} %"
+        self._say(f"step {trainer.global_step}: validation loss {loss:.4f}, exact {exact:.2f} %{others}")
 
     def _say(self, text: str) -> None:
         try:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import random
 import threading
 import warnings
 from collections.abc import Callable
@@ -23,9 +24,9 @@ from memgpt_cli.checkpoint.weights import mismatches
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.collate import collate
-from memgpt_cli.data.dataset import NOTED, EpisodeDataset, read_manifest
-from memgpt_cli.data.plan import evaluation_plan
-from memgpt_cli.data.stream import TrainStream
+from memgpt_cli.data.dataset import NOTED, EncodedEpisode, EpisodeDataset, read_manifest
+from memgpt_cli.data.plan import Part, evaluation_plan
+from memgpt_cli.data.stream import TrainStream, rename_row
 from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, UsageError
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import Batch, MemoryTransformer
@@ -46,20 +47,24 @@ from memgpt_cli.training.module import MemoryModule
 from memgpt_cli.training.trainable import choose_trainable, make_optimizer, merged_weights, save_adapter
 
 SETTINGS = "config.json"
+Renaming = Callable[[EncodedEpisode, int], EncodedEpisode]
 
 
 class _ValidationBatches(Dataset[Batch]):
-    """This process's share of a fixed set of validation batches."""
+    """A fixed set of validation batches; with `rename` their episodes are changed by it."""
 
-    def __init__(self, data: EpisodeDataset, budget: int, limit: int, rank: int, world: int) -> None:
-        self.data, self.batches = data, evaluation_plan(data, budget, limit, world=world)[rank::world]
+    def __init__(self, data: EpisodeDataset, batches: list[list[Part]], rename: Renaming | None = None) -> None:
+        self.data, self.batches, self.rename = data, batches, rename
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:
         parts = self.batches[index]
-        return collate([self.data.row(p.episode) for p in parts], [(p.first, p.last) for p in parts])
+        rows = [self.data.row(p.episode) for p in parts]
+        if self.rename is not None:
+            rows = [self.rename(row, p.episode) for row, p in zip(rows, parts, strict=True)]
+        return collate(rows, [(p.first, p.last) for p in parts])
 
 
 class EpisodeData(L.LightningDataModule):
@@ -92,9 +97,16 @@ class EpisodeData(L.LightningDataModule):
     def _loader(self, dataset: Any) -> DataLoader[Batch]:
         return DataLoader(dataset, batch_size=None, num_workers=0)
 
-    def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> TrainStream:
+    def _renamer(self, probability: float | None = None) -> Renamer | None:
+        """What renames episodes, as configured or with another probability; None where nothing is renamed."""
         rename = self.config.data.augment.rename
-        renamer = Renamer(rename, self.manifest["values"]) if rename.relations and rename.probability else None
+        if not (rename.relations or rename.auto) or not rename.probability:
+            return None
+        rename = rename if probability is None else replace(rename, probability=probability)
+        return Renamer(rename, self.manifest["values"], self.manifest.get("own_words", ()))
+
+    def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> TrainStream:
+        renamer = self._renamer()
         data = EpisodeDataset(self.folder / "train")
         return TrainStream(
             data, self.tokenizer, self.config.trainer.batch_tokens, self.config.seed, renamer, start, rank, world
@@ -106,14 +118,21 @@ class EpisodeData(L.LightningDataModule):
         rank, world = trainer.global_rank, trainer.world_size
         return self._loader(self.stream(self._taken(trainer.global_step, world) // world, rank, world))
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """The validation set, and where training renames, once more with names that nobody has seen."""
         trainer, settings = self.trainer, self.config.trainer
         assert trainer is not None
         split = self.folder / ("valid" if (self.folder / "valid").is_dir() else "train")
-        batches = _ValidationBatches(
-            EpisodeDataset(split), settings.batch_tokens, settings.val_batches, trainer.global_rank, trainer.world_size
-        )
-        return self._loader(batches)
+        data, world = EpisodeDataset(split), trainer.world_size
+        batches = evaluation_plan(data, settings.batch_tokens, settings.val_batches, world=world)[trainer.global_rank :: world]
+        loaders, renamer = [self._loader(_ValidationBatches(data, batches))], self._renamer(1.0)
+        if renamer is not None:
+
+            def rename(row: EncodedEpisode, number: int) -> EncodedEpisode:
+                return rename_row(row, renamer, random.Random(f"{self.config.seed}/valid/{number}"), self.tokenizer)
+
+            loaders.append(self._loader(_ValidationBatches(data, batches, rename)))
+        return loaders
 
 
 def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:

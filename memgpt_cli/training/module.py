@@ -86,7 +86,7 @@ class MemoryModule(L.LightningModule):
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Loss, and the share of targets that greedy generation would write exactly (by teacher forcing, the same thing)."""
         model = self.best_guess
         model.eval()
@@ -96,19 +96,21 @@ class MemoryModule(L.LightningModule):
         said = model.log_probs(decoded, context).argmax(-1)
         wrong = ((said != batch.targets) & (batch.targets != 0)).any(-1)
         there = batch.sees >= 0
-        self.totals += torch.tensor(
+        self.totals[dataloader_idx] += torch.tensor(
             [-(scored.logp * scored.real).sum(), scored.real.sum(), (there & ~wrong).sum(), there.sum()], dtype=torch.float64
         )
 
     def on_validation_epoch_start(self) -> None:
-        self.totals = torch.zeros(4, dtype=torch.float64)
+        self.totals = torch.zeros(2, 4, dtype=torch.float64)  # of the validation set, and of its renamed copy
 
     def on_validation_epoch_end(self) -> None:
         totals = self.totals.to(self.device)
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(totals)
-        loss, exact = totals[0] / totals[1].clamp(min=1), totals[2] / totals[3].clamp(min=1)
-        self.log_dict({"val/loss": loss.float(), "val/exact": exact.float()}, rank_zero_only=False)
+        both = totals.sum(0)  # the best model is the best by both
+        exact = (totals[:, 2] / totals[:, 3].clamp(min=1)).float()
+        scores = {"val/loss": (both[0] / both[1].clamp(min=1)).float(), "val/exact": exact[0]}
+        self.log_dict(scores | ({"val/renamed": exact[1]} if totals[1, 3] else {}), rank_zero_only=False)
 
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.model, self.config.optim)

@@ -1,13 +1,14 @@
 """The companion: an assistant that remembers what it is told, in English and Chinese (`memgpt_cli/data/companion`)."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from memgpt_cli.data.companion.life import Life
-from memgpt_cli.data.companion.wordings import LANGUAGES
+from memgpt_cli.data.companion.wordings import LANGUAGES, WORDS, relations
 from memgpt_cli.data.sources import Source, Where
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, did_you_mean
 from memgpt_cli.schema import Episode
 
 
@@ -18,6 +19,7 @@ class CompanionOptions:
     episodes_train, episodes_valid, episodes_test: how many lives.
     language: en | zh | both (half of each).
     forgetting: share of the lives that are asked once more after a quarter of what was told has been forgotten.
+    relations: what can be told, by the ids in `words/`; everything where empty.
     """
 
     tells: int = 48
@@ -27,8 +29,12 @@ class CompanionOptions:
     episodes_test: int = 200
     language: str = "both"
     forgetting: float = 0.15
+    relations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in self.relations:
+            if name not in relations():
+                raise ConfigError(f"data.options.relations: '{name}' is none.{did_you_mean(name, relations())}")
         if self.language not in (*LANGUAGES, "both"):
             raise ConfigError(f"data.options.language is '{self.language}', expected {', '.join(LANGUAGES)} or both")
         if not 1 <= self.tells_min <= self.tells:
@@ -42,11 +48,15 @@ def generate_companion(path: object, options: CompanionOptions, where: Where) ->
     rng = random.Random(f"{where.seed}/companion/{where.split}")
     for n in range(getattr(options, f"episodes_{where.split}")):
         language = options.language if options.language != "both" else LANGUAGES[n % 2]
-        life = Life(rng, language, where.split, known=n % 4 < 2)
-        life.live(round(options.tells_min * (options.tells / options.tells_min) ** rng.random()))
+        life = Life(rng, language, where.split, known=n % 4 < 2, only=options.relations)
+        life.live(rng.randint(options.tells_min, options.tells))
         yield life.episode(f"companion/{where.split}/{n}")
         if rng.random() < (options.forgetting if where.split == "train" else 1):
             yield life.after_forgetting(f"companion/{where.split}/{n}/forgotten")
 
 
-COMPANION = Source(generate_companion, CompanionOptions, needs_file=False)
+def _words(options: CompanionOptions, files: Sequence[Path]) -> Sequence[Path]:
+    return sorted(WORDS.glob("*.yaml"))
+
+
+COMPANION = Source(generate_companion, CompanionOptions, needs_file=False, extra_files=_words)
