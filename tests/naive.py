@@ -164,16 +164,19 @@ class Naive:
                 lifts.append(lift)
             logits = logits + torch.stack(lifts)
             logits = logits + torch.tensor([0.0 if i > EOS else -1e4 for i in tokens])
+            inside = torch.tensor([float(p.parts[i, 0] and p.parts[b[0], 1]) for i, b in zip(tokens, before, strict=True)])
+            logits = logits - p.word[0] * inside
             held = torch.tensor([float(i == said[t]) for i in tokens]) * before_it
             held = held / held.sum().clamp(min=1e-3)
             follow = torch.cat([torch.zeros(1), held[:-1]])
             before_it = logits.softmax(-1)
             keys = p.key(states)
-            logits = logits + p.follow(torch.cat([hidden[t], follow @ keys])) * follow
+            logits = logits + (p.follow(torch.cat([hidden[t], follow @ keys])) + p.word[1] * inside) * follow
             copied = torch.zeros(self.c.vocab_size)
             for i, mass in zip(tokens, logits.softmax(-1), strict=True):
                 copied = copied + F.one_hot(torch.tensor(i), self.c.vocab_size) * mass
-            gate = torch.sigmoid(p.gate(torch.cat([hidden[t], logits.softmax(-1) @ keys, follow @ keys])))
+            odds = p.gate(torch.cat([hidden[t], logits.softmax(-1) @ keys, follow @ keys])) - p.word[2] * (follow @ inside)
+            gate = torch.sigmoid(odds)
             rows.append((gate * vocab[t] + (1 - gate) * copied).clamp(min=1e-30).log())
         return torch.stack(rows)
 

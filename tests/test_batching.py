@@ -1,6 +1,7 @@
 """Batches lose nothing, repeat nothing, and are a pure function of seed and number."""
 
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -12,6 +13,7 @@ from memgpt_cli.config import RenameConfig
 from memgpt_cli.data.augment import Renamer, invent, values_of
 from memgpt_cli.data.dataset import EpisodeDataset
 from memgpt_cli.data.plan import parts_of, plan
+from memgpt_cli.data.spans import copied_spans, own_words
 from memgpt_cli.data.stream import TrainStream
 from memgpt_cli.schema import Entry, Episode, Example, parse_triple, render_triple
 from memgpt_cli.tokenizer import load_tokenizer
@@ -70,12 +72,16 @@ def test_a_stream_started_late_is_the_same_stream(facts_data):
 
 def test_invented_names_keep_their_script():
     rng = random.Random(1)
-    for _ in range(50):
-        assert invent("paris", rng).isalpha()
-        assert invent("Paris", rng)[0].isupper()
-        assert len(invent("巴黎", rng)) == 2
-        assert "\u4e00" <= invent("巴黎", rng)[0] <= "\u9fff"
-        assert invent("42", rng).isdigit()
+    made = {name: [invent(name, rng) for _ in range(300)] for name in ("paris", "Paris", "USA", "巴黎", "42", "New York 7")}
+    assert all(name.isalnum() and name == name.lower() for name in made["paris"])
+    assert any(not name.isascii() for name in made["paris"]), "syllables of several languages"
+    assert any(not name.isalpha() for name in made["paris"]), "digits in some"
+    assert all(name[0].isupper() or name[0].isdigit() for name in made["Paris"])
+    assert all(name == name.upper() for name in made["USA"])
+    assert {len(name) for name in made["巴黎"]} == {1, 2, 3}
+    assert all("\u4e00" <= c <= "\u9fff" for name in made["巴黎"] for c in name)
+    assert all(name.isdigit() and len(name) == 2 for name in made["42"])
+    assert all(re.fullmatch(r"\S+ \S+ \d", name) for name in made["New York 7"])
 
 
 def test_renaming_is_consistent_and_leaves_relations_alone():
@@ -86,7 +92,7 @@ def test_renaming_is_consistent_and_leaves_relations_alone():
     )
     episode = Episode("e", entries, (Example("bot: where\nuser: paris", "api_call paris comparison", 3),))
     assert values_of([episode], ("R_location",)) == ["paris"]
-    renamed = Renamer(RenameConfig(("R_location",), 1.0), ["paris"])(episode, random.Random(2))
+    renamed = Renamer(RenameConfig(("R_location",), probability=1.0), ["paris"])(episode, random.Random(2))
     triple = parse_triple(renamed.entries[0].text)
     assert triple is not None
     new = triple[2]
@@ -95,7 +101,43 @@ def test_renaming_is_consistent_and_leaves_relations_alone():
     assert parse_triple(renamed.entries[1].text)[1] == "paris"
     assert renamed.entries[2].text == f"user: in {new} please"
     assert renamed.examples[0].target == f"api_call {new} comparison"
-    assert Renamer(RenameConfig(("R_location",), 0.0), ["paris"])(episode, random.Random(2)) is episode
+    assert Renamer(RenameConfig(("R_location",), probability=0.0), ["paris"])(episode, random.Random(2)) is episode
+
+
+def _names_told(n):
+    """Two sentences and what is asked of them, in two languages, with names that no other episode has."""
+    name, other, mine, password = (
+        f"Qu{chr(97 + n)}rk",
+        f"Zo{chr(97 + n)}ny",
+        f"{chr(0x8F00 + n)}{chr(0x9000 + n)}{chr(0x9100 + n)}",
+        f"{chr(97 + n)}{n}{chr(121 - n)}{7 * n}",
+    )
+    entries = tuple(Entry(text, "turn") for text in (
+        f"user: my cat is called {name}", f"user: {other} is my sister", f"user: 我的狗叫{mine}", f"user: the password is {password}",
+    ))  # fmt: skip
+    examples = (
+        Example("user: what is my cat called", f"Your cat is called {name}.", 4),
+        Example("user: who is my sister", f"Your sister is {other}.", 4),
+        Example("user: 我的狗叫什么", f"你的狗叫{mine}。", 4),
+        Example("user: the password", f"It is {password}.", 4),
+    )
+    return Episode(f"e{n}", entries, examples), (name, other, mine)
+
+
+def test_what_targets_copy_is_found_without_a_word_about_the_data():
+    told = [_names_told(n) for n in range(24)]
+    own = own_words(episode for episode, _ in told)
+    assert {"Your", "is", "你", "的"} <= set(own)
+    for episode, names in told:
+        spans = copied_spans(episode, own)
+        assert set(names) <= set(spans)
+        assert not {"Your", "is", "你的"} & set(spans)
+        renamed = Renamer(RenameConfig(auto=True, probability=1.0), [], own)(episode, random.Random(1))
+        for before, after in zip(episode.examples, renamed.examples, strict=True):
+            assert before.target != after.target
+            new = after.target.removesuffix(".").removesuffix("。").split()[-1].split("叫")[-1]
+            assert any(new in entry.text for entry in renamed.entries), "target and entry are renamed together"
+        assert not any(name in entry.text for name in names for entry in renamed.entries)
 
 
 def test_too_few_examples_for_the_processes_is_said():

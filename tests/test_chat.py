@@ -186,6 +186,22 @@ def test_what_was_recalled_is_not_stored_as_a_second_memory(talk, monkeypatch, t
     assert b"three cats" not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
 
 
+def test_only_what_was_confirmed_is_memory_and_replies_go_with_what_they_rest_on(talk, monkeypatch, tokenizer, tmp_path):
+    chat = talk(keeps=("Got it.",), turns=1)
+    scripted(monkeypatch, ["Got it. anna keeps xyzzy", "hello there", "anna keeps xyzzy"]).tokenizer = tokenizer
+    chat.reply("anna keeps xyzzy")
+    chat.reply("the old ships at night")
+    later = talk(keeps=("Got it.",), turns=1)
+    assert [e.text for e in recalled(later, "anna and the ships")] == ["user: anna keeps xyzzy"], "the rest is never found"
+    reply = chat.reply("what keeps anna ?")
+    assert [r.text for r in reply.read] == ["user: anna keeps xyzzy"]
+    assert talk(keeps=("Got it.",), turns=1).resume() == 6
+    chat.forget(chat.matches("user: anna keeps xyzzy"))
+    assert "xyzzy" not in chat.transcript(), "neither what was told, nor its confirmation, nor the answer"
+    assert "old ships" in chat.transcript()
+    assert b"xyzzy" not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
+
+
 def test_a_text_that_gives_orders_is_just_text(talk):
     chat = talk("anna")
     for text in (
@@ -288,7 +304,7 @@ def test_every_command_of_the_repl(talk, monkeypatch, tmp_path):
     out = run_script(talk, monkeypatch, script)
     for expected in (
         "what the last reply read", "memory is empty", "remembered as a fact", "what? /remember TEXT", "null slot",
-        "saved to", "where? /save FILE", "cannot be written", "forgot 1 entries that contain 'cats'", "nothing contains 'nothing-like-this'",
+        "saved to", "where? /save FILE", "cannot be written", "entries that contain 'cats'; their bytes are erased", "nothing contains 'nothing-like-this'",
         "took the last message back", "there is nothing to take back", "a new conversation", "no reply to explain", "Did you mean 'memory'",
     ):  # fmt: skip
         assert expected in out, expected

@@ -106,6 +106,23 @@ def test_future_entries_are_invisible(tokenizer):
     assert not torch.allclose(before[row.id, 2], after[row.id, 2])
 
 
+def test_what_the_oracle_does_not_allow_is_not_read(tokenizer):
+    """Other words in the entries that may not be read change nothing; in those that may, they do."""
+    model, episode = tiny_model(len(tokenizer)), make_episode(3, entries=6, examples=1)
+    episode = replace(episode, examples=(replace(episode.examples[0], sees=6),))
+
+    def scored(changed=None):
+        entries = [replace(e, text="ships sing at night") if n == changed else e for n, e in enumerate(episode.entries)]
+        batch = collate([encode(replace(episode, entries=tuple(entries)), tokenizer)])
+        only = torch.zeros(1, 1, 6, dtype=torch.bool)
+        only[0, 0, [1, 4]] = True
+        return model.target_logprobs(batch, model.read(batch, only=only)).logp
+
+    before = scored()
+    for n in range(6):
+        assert torch.allclose(before, scored(n), atol=1e-6) == (n not in (1, 4)), n
+
+
 def test_a_text_that_occurs_often_is_encoded_once(tokenizer):
     episode = make_episode(1, entries=4, examples=2)
     one, many = (collate(rows_of([episode] * k, tokenizer)) for k in (1, 5))

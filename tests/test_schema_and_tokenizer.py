@@ -1,12 +1,13 @@
 """Triples and tokens give back what went in."""
 
 import pytest
+from conftest import sentence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memgpt_cli.errors import CheckpointError, ConfigError, DataError
 from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
-from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, train_tokenizer
+from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, train_tokenizer, word_parts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ODD = [
@@ -86,3 +87,38 @@ def test_what_only_looks_like_a_triple_is_kept_to_the_letter():
     assert entry_from("a | b | c").kind == "fact"
     for text in ("C:\\temp | holds | the files", "a|b | c | d", "a | b"):
         assert entry_from(text) == Entry(text, "note")
+
+
+def test_characters_of_chinese_can_be_pieces_of_their_own():
+    """So that a name is cut alike whatever stands beside it; words of other scripts are pieces all the same."""
+    texts = [f"我的猫叫{name}。 my cat is called Tom" for name in ("小花", "花花", "小虎", "大花猫")] * 30
+    made = train_tokenizer(texts, 400, characters=True)
+    pieces = [made.decode([n]) for n in made.encode("我的猫叫小花")]
+    assert [piece for piece in pieces if piece] == ["我", "的", "猫", "叫", "小", "花"]
+    plain = train_tokenizer(texts, 400)
+    assert len(plain.encode("我的猫叫小花")) < len(made.encode("我的猫叫小花"))
+    text = "我的猫叫𠀀小花, my cat"
+    assert made.decode(made.encode(text)) == text
+
+
+def test_coverage_leaves_the_rarest_characters_to_bytes():
+    texts = ["abcabcabc " * 40 + "ß"]
+    assert len(train_tokenizer(texts, 300, coverage=0.99).encode("ß")) > len(
+        train_tokenizer(texts, 300, coverage=1.0).encode("ß")
+    )
+
+
+def test_parts_of_words_are_known():
+    made = train_tokenizer([sentence(n, 9) + " 我的猫叫毛毛" for n in range(200)], 330)
+    parts = list(word_parts(made))
+
+    def inside(text):
+        ids = made.encode(text)
+        return [parts[b][0] and parts[a][1] for a, b in zip([0, *ids], ids, strict=False)]
+
+    assert len(parts) == len(made)
+    text = "my Zqx 毛"
+    begin = [made.decode([i]).strip()[:1] for i, within in zip(made.encode(text), inside(text), strict=True) if not within]
+    assert [c for c in begin if c] == ["m", "Z", "毛"], "where words begin"
+    assert not any(inside("a b c"))
+    assert inside("\U00020000")[-3:] == [True] * 3, "bytes of one character belong together"

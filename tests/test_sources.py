@@ -65,7 +65,7 @@ def test_every_source_yields_sound_episodes(name, tmp_path):
 
 
 def test_every_source_has_a_test():
-    assert set(SAMPLES) | {"facts", "parallel"} == set(plugins.names(plugins.SOURCES))
+    assert set(SAMPLES) | {"facts", "parallel", "companion"} == set(plugins.names(plugins.SOURCES))
 
 
 @pytest.mark.parametrize("name", ["dialog_babi", "kdconv", "duconv", "dialogue", "text", "wikitext", "eltec"])

@@ -13,8 +13,10 @@ import pytest
 import torch
 from conftest import TINY, make_episode, tiny_model
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
-from memgpt_cli.checkpoint import load_model, load_tree, save_tree
+from memgpt_cli.checkpoint import load_model, load_tree, save_model, save_tree
+from memgpt_cli.config import Config
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import encode
 from memgpt_cli.errors import CheckpointError, UsageError
@@ -22,6 +24,8 @@ from memgpt_cli.training.callbacks import checkpoint_folders, read_history
 from memgpt_cli.training.fit import EpisodeData, make_model, train
 from memgpt_cli.training.losses import entry_mass, training_sums
 from memgpt_cli.training.module import learning_rate
+from memgpt_cli.training.muon import orthogonal
+from memgpt_cli.training.trainable import make_optimizer
 
 OVERRIDES = [
     "data=facts", "data.options={facts:12,facts_min:6,facts_test:12,questions:4,episodes_train:24,episodes_valid:4,episodes_test:4}",
@@ -338,3 +342,67 @@ def test_ddp_cpu2_trains_through_the_command(tmp_path):
     again = memgpt(tmp_path, "train", "trainer=ddp_cpu2", *OVERRIDES, "trainer.max_steps=8", "trainer.val_every=4")
     out, _ = again.communicate(timeout=300)
     assert "trained already" in out
+
+
+def test_evidence_is_scored_and_fades(tokenizer, tiny_config):
+    model = tiny_model(len(tokenizer))
+    episode = make_episode(2, entries=5, examples=3)
+    examples = tuple(replace(x, evidence=(0, 2)[: min(2, x.sees)]) for x in episode.examples)
+    batch = collate([encode(replace(episode, examples=examples), tokenizer)])
+    context = model.read(batch)
+    sums = training_sums(batch, context, model.target_logprobs(batch, context), smoothing=0.0)
+    scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
+    named = [(e, n) for e, x in enumerate(examples) for n in x.evidence]
+    assert sums.counts[3] == len(named) > 3
+    assert sums.evidence.item() == pytest.approx(-sum(scores[0, e, n].item() for e, n in named), rel=1e-5)
+    optim = replace(tiny_config.optim, evidence_weight=0.5)
+    ones = torch.ones(4)
+    assert sums.loss(ones, optim, 0.0) == sums.loss(ones, replace(optim, evidence_weight=0.0))
+    half, whole = (sums.loss(ones, optim, left) - sums.loss(ones, optim, 0.0) for left in (0.5, 1.0))
+    assert 2 * half.item() == pytest.approx(whole.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 32), (2, 32, 8)])
+def test_muon_moves_by_the_orthogonal_factor(shape):
+    """Newton-Schulz with Muon's coefficients brings singular values to about 1 and leaves the directions alone."""
+    torch.manual_seed(1)
+    matrices = torch.randn(shape)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    found = orthogonal(matrices)
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    inside = u.transpose(1, 2) @ found @ v.transpose(1, 2)
+    off = inside - torch.diag_embed(inside.diagonal(dim1=1, dim2=2))
+    assert off.abs().max() < 1e-4
+
+
+def test_one_optimiser_is_muon_for_matrices_and_adamw_for_the_rest(tokenizer, tiny_config):
+    """What is not Muon's moves exactly as AdamW moves it."""
+    optim = replace(tiny_config.optim, optimizer="muon", lr=1e-2)
+    mine, theirs = tiny_model(len(tokenizer)), tiny_model(len(tokenizer))
+    for model, config in ((mine, optim), (theirs, replace(optim, optimizer="adamw"))):
+        optimizer = make_optimizer(model, config)
+        for _ in range(3):
+            optimizer.zero_grad()
+            generator = torch.Generator().manual_seed(1)
+            for weight in model.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            optimizer.step()
+    moved, same = [], []
+    for (name, a), (_, b) in zip(mine.named_parameters(), theirs.named_parameters(), strict=True):
+        (same if torch.equal(a, b) else moved).append(name)
+    assert "embedding.weight" in same
+    assert "encoder.layers.0.attention.q.weight" in moved
+    assert all(name.endswith(".weight") and "norm" not in name and "embedding" not in name for name in moved)
+
+
+def test_a_run_of_an_older_pointer_is_told_to_be_trained_anew(tokenizer, tmp_path):
+    model = tiny_model(len(tokenizer))
+    save_model(tmp_path / "model", model.state_dict(), tokenizer, Config(model=model.config), {})
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    old = {k: v for k, v in weights.items() if not k.startswith("pointer.follow")}
+    old["pointer.gate.weight"] = old["pointer.gate.weight"][:, : model.config.d_model].contiguous()
+    save_file(old, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="pointer.*trained anew"):
+        load_model(tmp_path / "model")

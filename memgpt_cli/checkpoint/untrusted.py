@@ -111,6 +111,10 @@ def read_checked(model: ModelConfig, file: Path) -> dict[str, Tensor]:
     with torch.device("meta"):
         own = MemoryTransformer(model).state_dict()
         theirs = {name: torch.empty(shape) for name, shape in shapes.items()}
+    if model.copy and "pointer.gate.weight" in shapes and "pointer.follow.weight" not in shapes:
+        raise CheckpointError(
+            f"{file} has a pointer head of an older release, which copied names worse: it must be trained anew (memgpt train)"
+        )
     if problems := mismatches(own, theirs):
         raise CheckpointError(f"{file} does not fit this model: {problems}")
     try:

@@ -175,7 +175,7 @@ class TrainerConfig:
     devices: int = 1  # processes, one a GPU
     strategy: str = "auto"  # auto | ddp | ddp_find_unused_parameters_…
     precision: str = "32-true"  # 32-true | bf16-mixed | bf16-true | 16-mixed
-    matmul: str = "medium"  # precision of fp32 matrix products: highest | high | medium
+    matmul: str = "highest"  # precision of fp32 matrix products: highest | high | medium (bf16 where the processor has it)
     threads: int = 0  # of a CPU; 0 for all
     max_steps: int = 3000  # of the optimiser
     max_minutes: float = 0.0  # 0 sets no limit

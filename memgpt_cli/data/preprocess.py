@@ -114,7 +114,9 @@ def _key(config: DataConfig, hashes: dict[str, str]) -> str:
     settings = {k: v for k, v in asdict(config).items() if k not in ("augment", "chat", "metrics")}
     if config.tokenizer.path:  # what counts is the tokenizer, whose fingerprint is among the hashes, not where it lies
         settings["tokenizer"] = {}
-    settings["rename"] = sorted(config.augment.rename.relations) + ["auto"] * config.augment.rename.auto  # how often they are renamed concerns training alone
+    settings["rename"] = (
+        sorted(config.augment.rename.relations) + ["auto"] * config.augment.rename.auto
+    )  # how often they are renamed concerns training alone
     text = json.dumps([settings, hashes, FORMAT, CODE_VERSION], sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -12,7 +12,8 @@ import regex
 from memgpt_cli.schema import Episode
 from memgpt_cli.scripts import UNSPACED
 
-_RUN = regex.compile(rf"[{UNSPACED}]+|[\p{{L}}\p{{M}}--[{UNSPACED}]]+|\p{{N}}+", regex.V1)
+_RUN = regex.compile(rf"[{UNSPACED}]+|[\p{{L}}\p{{M}}\p{{N}}--[{UNSPACED}]]+", regex.V1)
+_PART = regex.compile(r"\p{N}+|\P{N}+")  # of a word: "4pm" is 4 and pm
 _UNSPACED = regex.compile(rf"[{UNSPACED}]", regex.V1)
 BY_ITSELF = 0.01
 """A word that more than this share of its targets say without having read it is the language's."""
@@ -26,14 +27,14 @@ def is_unspaced(text: str) -> bool:
 
 
 def units(text: str) -> Iterator[str]:
-    """Words, and the pairs of neighbours in runs of characters without spaces; of these the single characters as well."""
+    """Words and their numbers; of runs of characters without spaces the characters, and the pairs of neighbours."""
     for match in _RUN.finditer(text):
         run = match.group()
         if is_unspaced(run):
             yield from run
             yield from (run[n : n + 2] for n in range(len(run) - 1))
         else:
-            yield run
+            yield from {run, *_PART.findall(run)}
 
 
 def _read(episode: Episode) -> frozenset[str]:
@@ -65,8 +66,9 @@ def _spans(target: str, read: Collection[str], own: Collection[str]) -> Iterator
     for match in _RUN.finditer(target):
         run = match.group()
         if not is_unspaced(run):
-            if run in read and run not in own and len(run) > 1:
-                yield run
+            parts = _PART.findall(run)
+            words = parts if any(part in own for part in parts) else [run]  # of "4pm" the number alone
+            yield from (word for word in words if word in read and word not in own and (len(word) > 1 or word.isdigit()))
             continue
         begin = 0
         while begin < len(run) - 1:

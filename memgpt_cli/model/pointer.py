@@ -5,6 +5,7 @@ or 3 tokens last said, and the place behind the one that was last copied. So a n
 training never held, and not mixed with another that shares a piece with it.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -47,11 +48,18 @@ class PointerContext(NamedTuple):
     memory_before: Tensor  # [G, M, BACK]
     input_tokens: Tensor  # [G, E, S]
     memory_tokens: Tensor  # [G, M]
+    input_inside: Tensor  # [G, E, S]: 1 where a token goes on the word of the one before it
+    memory_inside: Tensor  # [G, M]
 
     def tokens(self, packing: Packing) -> Tensor:
         """[G, Q, S + M]: the ids that each step can point at."""
         own = packing.of_example(self.input_tokens)
         return torch.cat([own, self.memory_tokens[:, None].expand(-1, own.shape[1], -1)], -1)
+
+    def inside(self, packing: Packing) -> Tensor:
+        """[G, Q, S + M]: the places inside words."""
+        own = packing.of_example(self.input_inside)
+        return torch.cat([own, self.memory_inside[:, None].expand(-1, own.shape[1], -1)], -1)
 
     def holds(self, ids: Tensor, packing: Packing) -> Tensor:
         """[G, Q, S + M]: the places that hold ids [G, Q]."""
@@ -71,7 +79,12 @@ class Pointer(nn.Module):
     A selective read (CopyNet, arXiv 1603.06393): the step before's attention on the places that hold the token then said,
     normalised, moves one place on and is added to the logits. How much is learned from the decoder's state and from what
     stands there: a name is finished, and not gone past. The gate sees what is pointed at, and what would come next.
+
+    Words are copied whole: three learned weights hold a copy off from beginning inside a word, lift what goes on the word
+    that is being copied, and turn the gate towards it. Which tokens are parts of words the vocabulary tells (`spell`).
     """
+
+    parts: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -79,12 +92,22 @@ class Pointer(nn.Module):
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.gate, self.follow = nn.Linear(3 * width, 1), nn.Linear(2 * width, 1)
         self.resume = nn.Parameter(torch.tensor([2.0, 1.0, 1.0]))
+        self.word = nn.Parameter(torch.tensor([2.0, 4.0, 4.0]))
+        self.register_buffer("parts", torch.zeros(config.vocab_size, 2, dtype=torch.bool))
         self.scale = width**-0.5
 
     def initialise(self) -> None:
         """What is followed begins as a constant."""
         nn.init.zeros_(self.follow.weight)
         nn.init.constant_(self.follow.bias, 4.0)
+
+    def spell(self, parts: Iterable[tuple[bool, bool]]) -> None:
+        """Takes in, of each id, whether it goes on a word, and whether a word may go on after it."""
+        self.parts.copy_(torch.tensor(list(parts)))
+
+    def inside(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """Ids [..] and the ids before each, [.., BACK] -> [..]: 1 where a token goes on the word of the one before it."""
+        return (self.parts[:, 0][tokens] & self.parts[:, 1][before[..., 0]]).float()
 
     def keys(self, states: Tensor) -> Tensor:
         keys: Tensor = self.key(states)
@@ -108,14 +131,16 @@ class Pointer(nn.Module):
         example = packing.example[..., None, None].expand(-1, -1, *read.input_before.shape[2:])
         own = self._resume(own, read.input_before.gather(1, example), said)
         shared = self._resume(shared, read.memory_before[:, None].expand(-1, said.shape[1], -1, -1), said)
-        logits = torch.cat([own, shared], -1).float()
+        inside = read.inside(packing)
+        logits = torch.cat([own, shared], -1).float() - self.word[0] * inside
         attention = logits.softmax(-1)
         following = self._following(attention, last, read.holds(said[..., 0], packing), packing)
         state = packing.pack(hidden).float()
         following_key = self._mean_key(following, read, packing)
-        logits = logits + self.follow(torch.cat([state, following_key], -1)) * following
+        logits = logits + (self.follow(torch.cat([state, following_key], -1)) + self.word[1] * inside) * following
         pointed_key = self._mean_key(logits.softmax(-1), read, packing)
         gate = self.gate(torch.cat([state, pointed_key, following_key], -1))[..., 0]
+        gate = gate - self.word[2] * (following * inside).sum(-1)
         return Pointed(logits, gate.float(), packing.unpack(attention.detach())[:, :, -1])
 
     @staticmethod

@@ -64,6 +64,8 @@ class Retriever(nn.Module):
         scores = self.scale * queries.float() @ keys.float().transpose(1, 2)
         time = torch.arange(entries, device=keys.device)
         visible = (time < sees[..., None]) & (kinds >= 0)[:, None]
+        if only is not None:
+            visible = visible & only
         limit = top_k or self.config.top_k
         chosen = visible
         if limit < entries:

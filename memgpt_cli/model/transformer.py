@@ -45,7 +45,7 @@ class Context:
 
     def select(self, rows: Tensor) -> "Context":
         """The context with examples `rows` [G, E'] (beams repeat and reorder them). The memory stays shared."""
-        mine = ("input_keys", "input_bias", "memory_bias", "input_before", "input_tokens")
+        mine = ("input_keys", "input_bias", "memory_bias", "input_before", "input_tokens", "input_inside")
         pointer = self.pointer and self.pointer._replace(**{n: pick(getattr(self.pointer, n), rows) for n in mine})
         return replace(
             self,
@@ -237,6 +237,8 @@ class MemoryTransformer(nn.Module):
                 memory_before=batch.memory_before,
                 input_tokens=batch.input_tokens,
                 memory_tokens=batch.memory_tokens,
+                input_inside=self.pointer.inside(batch.input_tokens, batch.input_before),
+                memory_inside=self.pointer.inside(batch.memory_tokens, batch.memory_before),
             )
         return Context(layers, input_bias, memory_bias, pointer, batch.memory_tokens, batch.memory_entry, choice)
 

@@ -3,5 +3,16 @@
 from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
 from memgpt_cli.tokenizer.load import load_tokenizer
 from memgpt_cli.tokenizer.lossless import MODEL_FILE, LosslessTokenizer, train_tokenizer
+from memgpt_cli.tokenizer.spelling import word_parts
 
-__all__ = ["EOS", "MODEL_FILE", "PAD", "UNK", "LosslessTokenizer", "Tokenizer", "load_tokenizer", "train_tokenizer"]
+__all__ = [
+    "EOS",
+    "MODEL_FILE",
+    "PAD",
+    "UNK",
+    "LosslessTokenizer",
+    "Tokenizer",
+    "load_tokenizer",
+    "train_tokenizer",
+    "word_parts",
+]

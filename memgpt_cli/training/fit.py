@@ -31,7 +31,7 @@ from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, Usage
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.schema import ModelConfig
-from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
+from memgpt_cli.tokenizer import Tokenizer, load_tokenizer, word_parts
 from memgpt_cli.training.callbacks import (
     History,
     Interrupted,
@@ -149,6 +149,8 @@ def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
         model = load_pretrained(config.model.init_from, shape).train()
     else:
         model = MemoryTransformer(shape)
+    if model.pointer is not None:
+        model.pointer.spell(word_parts(tokenizer))
     model.encoder.checkpointing = model.decoder.checkpointing = config.trainer.gradient_checkpointing
     return choose_trainable(model, config.optim)
 

@@ -92,7 +92,7 @@ class Life:
         return text
 
     def _value(self, kind: str, relation: str = "") -> str:
-        strange = 0.35 if self.split == "train" else 0.1
+        strange = 0.7 if self.split == "train" else 0.1
         return make_value(kind, self.rng, self.language, self.split, relation, strange)
 
     # what happens

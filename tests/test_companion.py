@@ -1,0 +1,239 @@
+"""The companion's lives: what is held out stays out, what is answered is true, and only what was confirmed is memory."""
+
+import re
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+
+from memgpt_cli.config import AugmentConfig, ChatConfig, Config, DataConfig, RenameConfig, TokenizerConfig, TrainerConfig
+from memgpt_cli.data.companion.life import kept
+from memgpt_cli.data.companion.values import make_value
+from memgpt_cli.data.companion.wordings import LANGUAGES, of_split, phrases, relations, talk, value_lists
+from memgpt_cli.data.dataset import EpisodeDataset
+from memgpt_cli.data.dialogue import Dialogue, Turn
+from memgpt_cli.data.preprocess import preprocess
+from memgpt_cli.data.sources import Where, find_source, make_options
+from memgpt_cli.errors import ConfigError
+from memgpt_cli.training.fit import EpisodeData
+
+SMALL = {"tells": 12, "tells_min": 6, "episodes_train": 24, "episodes_valid": 8, "episodes_test": 8}
+KINDS = ("tell", "ask", "update", "before", "first")
+
+
+def lives(split="train", seed=1, **options):
+    source = find_source("companion")
+    made = make_options(source, {**SMALL, **options})
+    return list(source.read(None, made, Where(split, seed, lambda e, r: None)))
+
+
+def pattern(wording):
+    """A wording with anything where its placeholders stand."""
+    return re.compile(".+?".join(map(re.escape, re.split(r"\{[kx]\}", wording))))
+
+
+def test_lives_are_sound_and_a_function_of_the_seed():
+    episodes = lives()
+    for episode in episodes:
+        episode.validate()
+    assert episodes == lives()
+    assert episodes != lives(seed=2)
+
+
+def test_every_relation_is_told_and_asked_in_twelve_wordings_and_more():
+    assert len(relations()) >= 60
+    for relation in relations().values():
+        for language in LANGUAGES:
+            words = relation.words[language]
+            for kind in ("tell", "ask"):
+                wordings = getattr(words, kind)
+                assert len(set(wordings)) >= 12, (relation.id, language, kind)
+            assert "{x}" in words.say
+            assert all("{x}" in wording for wording in (*words.tell, *words.update)), relation.id
+            assert not any("{x}" in wording for wording in (*words.ask, *words.before, *words.first)), relation.id
+            keyed = [("{k}" in wording) == bool(relation.key) for wording in (*words.tell, *words.ask)]
+            assert all(keyed), (relation.id, language)
+
+
+def test_no_wording_belongs_to_two_splits_and_a_third_to_none_of_training():
+    for relation in relations().values():
+        for language in LANGUAGES:
+            for kind in KINDS:
+                wordings = getattr(relation.words[language], kind)
+                if not wordings:
+                    continue
+                dealt = [of_split(wordings, split) for split in ("train", "valid", "test")]
+                assert sum(map(len, dealt)) == len(wordings)
+                assert not set(dealt[0]) & set(dealt[1]) | set(dealt[0]) & set(dealt[2]) | set(dealt[1]) & set(dealt[2])
+                assert len(dealt[0]) <= 2 * len(wordings) / 3, (relation.id, kind)
+
+
+def test_no_name_of_one_split_is_made_in_another():
+    import random
+
+    for kind, lists in value_lists().items():
+        for language in lists:
+            made = {
+                split: {make_value(kind, random.Random(n), language, split, "", 0.0) for n in range(300)}
+                for split in ("train", "test")
+            }
+            assert not made["train"] & made["test"], (kind, language)
+
+
+def test_questions_of_held_out_wordings_never_stand_in_training():
+    """Without slips, a held-out wording would be seen in training's inputs as it is written."""
+    said = "\n".join(x.input for e in lives(episodes_train=60) for x in e.examples)
+    for relation in ("cat_name", "job", "home_city"):
+        for language in LANGUAGES:
+            for wording in of_split(relations()[relation].words[language].ask, "test"):
+                assert f"user: {wording}\n" not in said + "\n"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_one_language_can_be_asked_for(language):
+    texts = [x.target for e in lives(language=language) for x in e.examples]
+    chinese = [bool(re.search(r"[\u4e00-\u9fff]", text)) for text in texts]
+    assert all(chinese) if language == "zh" else sum(chinese) < 0.05 * len(texts), "an English life may hold a Chinese name"
+
+
+def test_only_what_a_reply_confirms_is_memory():
+    for episode in lives():
+        confirmed = [x.input for x in episode.examples if x.target.startswith(kept())]
+        if not episode.id.endswith("forgotten"):
+            assert [e.text for e in episode.entries] == confirmed
+
+
+def test_answers_are_true_of_what_was_told():
+    """Read back by a plain dict: of each thing that has one value, the answer says the one last told."""
+    relation = relations()["cat_name"]
+    say = {language: pattern(relation.words[language].say) for language in LANGUAGES}
+    checked = 0
+    for episode in lives(relations=("cat_name", "wifi_password"), episodes_train=80):
+        if episode.id.endswith("forgotten"):
+            continue
+        last = {}
+        for example in episode.examples:
+            language = "zh" if re.search(r"[\u4e00-\u9fff]", example.target[:4]) else "en"
+            head = phrases()[language]["kept"]
+            said = say[language].search(example.target.removeprefix(head))
+            if said is None:
+                continue
+            if example.target.startswith(head):
+                last[language] = said.group()
+            elif example.task.rstrip("+") in ("extraction", "update"):
+                assert said.group() == last[language]
+                checked += 1
+    assert checked > 20
+
+
+def test_evidence_holds_what_is_answered_and_abstaining_rests_on_nothing():
+    abilities = defaultdict(int)
+    for episode in lives(episodes_train=60):
+        for example in episode.examples:
+            ability = example.task.rstrip("+")
+            abilities[ability] += 1
+            assert all(n < example.sees for n in example.evidence)
+            if ability in ("extraction", "update", "list"):
+                assert example.evidence
+            if ability in ("after forgetting", "outside", "talk"):
+                assert not example.evidence
+    wanted = {
+        "telling",
+        "extraction",
+        "update",
+        "time",
+        "two facts",
+        "list",
+        "abstention",
+        "after forgetting",
+        "outside",
+        "talk",
+    }
+    assert wanted <= set(abilities)
+
+
+def test_what_was_forgotten_is_in_no_entry():
+    seen = 0
+    for episode in lives("test", episodes_test=20):
+        if episode.id.endswith("forgotten"):
+            for example in episode.examples:
+                assert example.sees == len(episode.entries)
+                seen += example.task.startswith("after forgetting")
+    assert seen > 10
+
+
+def test_tasks_of_held_out_wordings_are_marked():
+    tasks = {x.task for e in lives("test", episodes_test=24) for x in e.examples}
+    assert {"extraction", "extraction+"} <= tasks
+    assert not any(x.task.endswith("+") for e in lives() for x in e.examples)
+
+
+def test_talk_has_a_reply_for_each_of_its_sayings():
+    for one in talk().values():
+        for language in LANGUAGES:
+            assert one.reply[language]
+            assert len(set(one.says[language])) >= 12
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"relations": ["cat_nme"]}, "'cat_nme' is none. Did you mean 'cat_name'"),
+        ({"language": "de"}, "expected en, zh or both"),
+        ({"tells_min": 20}, "expected 1 to 12"),
+        ({"forgetting": 2.0}, "expected 0 to 1"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        lives(**options)
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory):
+    options = {**SMALL, "relations": ["cat_name", "wifi_password"], "episodes_train": 60}
+    rename = RenameConfig(auto=True)
+    chat = ChatConfig(turns=1, keeps=kept())
+    config = DataConfig(
+        name="companion", source="companion", path="", options=options, tokenizer=TokenizerConfig(vocab_size=700, characters=True, coverage=0.99),
+        augment=AugmentConfig(rename=rename), chat=chat,
+    )  # fmt: skip
+    return preprocess(config, tmp_path_factory.mktemp("data")).folder, config
+
+
+def test_validation_has_a_copy_with_names_never_seen(small_data):
+    folder, config = small_data
+    settings = Config(data=config, trainer=TrainerConfig(batch_tokens=2000, val_batches=3))
+    data = EpisodeData(folder, settings)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, global_step=0)
+    (plain, renamed), (_, again) = ([list(loader) for loader in data.val_dataloader()] for _ in range(2))
+    assert len(plain) == len(renamed) == 3
+    for a, b, c in zip(plain, renamed, again, strict=True):
+        assert a.examples == b.examples
+        assert b.targets.equal(c.targets), "the same copy each time"
+
+    def said(batches):
+        return [data.tokenizer.decode(ids.tolist()) for batch in batches for row in batch.targets for ids in row]
+
+    changed = [(a, b) for a, b in zip(said(plain), said(renamed), strict=True) if a != b]
+    names = [a for a in said(plain) if "Your cat is called" in a]
+    assert names
+    assert not set(names) & set(said(renamed))
+    assert all(("Got it." in a) == ("Got it." in b) for a, b in changed), "what replies say by themselves stays"
+
+
+def test_a_conversation_reads_what_the_companion_learned_from(small_data, tmp_path):
+    """Every example of an episode, as a chat builds it from the turns before, is the example on disk."""
+    folder, config = small_data
+    checked = 0
+    for row in EpisodeDataset(folder / "test"):
+        if row.id.endswith("forgotten"):
+            continue
+        dialogue = Dialogue(config.chat.turns, config.chat.keeps)
+        for n, example in enumerate(row.examples):
+            dialogue.add(Turn(config.chat.user, example.input.removeprefix(f"{config.chat.user}: ")))
+            assert dialogue.asks() == (example.input, example.sees)
+            assert [e.text for e in dialogue.entries[: example.sees]] == [e.text for e in row.entries[: example.sees]], n
+            dialogue.add(Turn(config.chat.bot, example.target))
+            checked += 1
+    assert checked > 50
