@@ -22,7 +22,7 @@ load_commands()
 def place(tmp_path_factory):
     """A folder with a model trained for four steps on the bundled data."""
     folder = tmp_path_factory.mktemp("cli")
-    for command in (["preprocess"], ["train", "debug=fast"]):
+    for command in (["preprocess", "data=dialog_babi"], ["train", "data=dialog_babi", "debug=fast"]):
         done = memgpt(folder, *command)
         assert done.returncode == 0, done.stderr + done.stdout
     return folder

@@ -1,20 +1,38 @@
 """The companion's lives: what is held out stays out, what is answered is true, and only what was confirmed is memory."""
 
+import json
 import re
 from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
+from conftest import tiny_model
+from safetensors.torch import save_file
 
-from memgpt_cli.config import AugmentConfig, ChatConfig, Config, DataConfig, RenameConfig, TokenizerConfig, TrainerConfig
+from memgpt_cli.bench.companion import ASKED, _ask, _Tally, measure_companion
+from memgpt_cli.bench.results import results_page
+from memgpt_cli.config import (
+    AugmentConfig,
+    ChatConfig,
+    Config,
+    DataConfig,
+    GenerateConfig,
+    RenameConfig,
+    TokenizerConfig,
+    TrainerConfig,
+    to_dict,
+)
 from memgpt_cli.data.companion.life import kept
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, of_split, phrases, relations, talk, value_lists
-from memgpt_cli.data.dataset import EpisodeDataset
+from memgpt_cli.data.dataset import EpisodeDataset, Seen
 from memgpt_cli.data.dialogue import Dialogue, Turn
 from memgpt_cli.data.preprocess import preprocess
 from memgpt_cli.data.sources import Where, find_source, make_options
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, UsageError
+from memgpt_cli.inference.session import Session
+from memgpt_cli.schema import Example
+from memgpt_cli.tokenizer import load_tokenizer
 from memgpt_cli.training.fit import EpisodeData
 
 SMALL = {"tells": 12, "tells_min": 6, "episodes_train": 24, "episodes_valid": 8, "episodes_test": 8}
@@ -237,3 +255,62 @@ def test_a_conversation_reads_what_the_companion_learned_from(small_data, tmp_pa
             dialogue.add(Turn(config.chat.bot, example.target))
             checked += 1
     assert checked > 50
+
+
+def test_the_benchmark_tells_lives_among_others_and_forgets_them(small_data):
+    folder, config = small_data
+    tokenizer = load_tokenizer(folder)
+    settings = Config(data=config, generate=GenerateConfig(max_tokens=4, min_tokens=1))
+    session = Session("tiny", None, tiny_model(len(tokenizer)), tokenizer, settings, Seen(kinds=("turn",), entries=6), "e")
+    few, more = measure_companion(session, [0, 9], 2, seed=1)
+    assert (few.others, more.others) == (0, 9)
+    assert few.asked == more.asked > 2 * ASKED
+    assert few.after_forgetting > 0
+    assert set(few.exact) == set(more.exact) > {"all", "after forgetting"}
+    with pytest.raises(UsageError, match="memgpt bench companion asks a run of data=companion"):
+        measure_companion(
+            Session("t", None, session.model, tokenizer, Config(data=DataConfig(source="facts")), Seen(), "e"), [0], 1, 1
+        )
+
+
+def test_the_benchmark_knows_right_answers_false_memories_and_leaks():
+    said = iter(["Your cat is called Tom.", "Your cat is called Tim.", "You have not told me your name.", "It was Tom."])
+    session = SimpleNamespace(answer=lambda questions: [SimpleNamespace(text=next(said))])
+    unknown = "You have not told me what your cat is called."
+    examples = [
+        Example("q", "Your cat is called Tom.", 1, task="extraction"),
+        Example("q", unknown, 1, task="abstention+"),
+        Example("q", unknown, 1, task="after forgetting"),
+        Example("q", unknown, 1, task="after forgetting"),
+    ]
+    tally = _Tally()
+    _ask(session, examples, tally, frozenset({"Tom"}))
+    row = tally.row(7)
+    assert row.exact == {"abstention+": 0.0, "after forgetting": 0.0, "extraction": 100.0, "all": 25.0}
+    assert row.false_memories == pytest.approx(200 / 3), "to abstain in other words is no false memory"
+    assert (row.leaks, row.after_forgetting) == (1, 2)
+
+
+def test_results_are_the_runs_own_json(tmp_path):
+    model = tiny_model(300)
+    run = tmp_path / "mine"
+    (run / "eval").mkdir(parents=True)
+    (run / "model").mkdir()
+    config = to_dict(Config()) | {"given": ["data=companion", "run=mine"]}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "model" / "config.json").write_text(json.dumps({"notes": {"step": 7}}))
+    save_file(model.state_dict(), run / "model" / "model.safetensors")
+    with pytest.raises(UsageError, match="memgpt eval --run mine"):
+        results_page([run], "x")
+    score = {"name": "exact", "value": 51.25, "low": 46.2, "high": 56.0, "n": 400}
+    (run / "eval" / "test-scores.json").write_text(
+        json.dumps({"learned": [score], "empty": [{**score, "low": None, "high": None}]})
+    )
+    (run / "eval" / "bench-companion.json").write_text(
+        json.dumps([{"others": 10, "exact": {"all": 5.0}}, {"others": 100_000, "exact": {}}])
+    )
+    page = results_page([run], "memgpt bench results mine")
+    assert "`memgpt train data=companion run=mine` · 0.0" in page
+    assert "| exact | 51.25 [46.2, 56.0] (n=400) | 51.25 (n=400) |" in page
+    assert "| others | 10 | 100,000 |" in page
+    assert "| exact: all | 5.0 | – |" in page

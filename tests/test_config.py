@@ -90,12 +90,23 @@ def test_round_trip_through_plain_values():
     assert isinstance(config.model, ModelConfig)
 
 
+def test_the_companion_brings_how_it_is_trained():
+    config = compose([])
+    assert (config.data.source, config.optim.optimizer) == ("companion", "muon")
+    assert compose(["data=companion"]) == config
+    assert compose(["trainer.max_steps=7", "optim.lr=1e-3"]).optim.optimizer == "muon"
+    assert compose(["trainer.max_steps=7", "optim.lr=1e-3"]).optim.lr == 1e-3
+    assert compose(["experiment=restaurant"]).optim.optimizer == "adamw"
+    assert compose(["data=dialog_babi"]).optim.optimizer == "adamw"
+    assert compose(["model=flan_t5_base"]).optim.optimizer == "adamw", "pretrained weights are tuned as others are"
+
+
 def test_presets_of_pretrained_models_bring_their_optimiser():
     config = compose(["model=flan_t5_base"])
     assert (config.model.init_from, config.optim.average, config.data.name) == (
         "google/flan-t5-base",
         0.0,
-        "dialog_babi-flan-t5-base",
+        "companion-flan-t5-base",
     )
     assert compose(["model=flan_t5_base", "optim=adamw"]).optim.average == 0.999
     with pytest.raises(ConfigError, match=r"model.n_heads comes from the checkpoint"):

@@ -28,6 +28,7 @@ def test_an_installed_wheel_finds_its_configuration(tmp_path, through):
     assert "memgpt_cli/conf/config.yaml" in names
     assert "memgpt_cli/data/bundled/dialog_babi/task5-trn.txt.xz" in names
     assert "memgpt_cli/data/bundled/dialog_babi/LICENSE.txt" in names
+    assert "memgpt_cli/data/companion/words/people.yaml" in names
     assert not any(n.startswith(("tests", "conf/", "docs")) for n in names)
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)
@@ -43,7 +44,7 @@ def test_an_installed_wheel_finds_its_configuration(tmp_path, through):
         [home / "bin" / "memgpt", "config", "train"], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "source: dialog_babi" in done.stdout
+    assert "source: companion" in done.stdout
     assert str(home) in done.stdout, "it must be the installed configuration, not the repository's"
 
 

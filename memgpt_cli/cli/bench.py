@@ -153,3 +153,62 @@ def bench_preprocess(
         numbers = (f"{row.seconds:.1f}", f"{row.read_mb / row.seconds:.2f}", f"{row.peak_mb:,.0f}", f"{row.written_mb:,.0f}")
         table.add_row(f"{row.read_mb:,.0f}", f"{row.episodes:,}", *numbers)
     console().print(table)
+
+
+@bench.command("companion", epilog="Example: `memgpt bench companion --others 10 --others 100000 --run companion-tiny`")
+def bench_companion(
+    others: Annotated[
+        list[int] | None, typer.Option("--others", help="Other entries in memory; repeatable.", min=0, max=10_000_000)
+    ] = None,
+    lives: Annotated[int, typer.Option("--lives", help="Lives that are told, asked and forgotten at each size.", min=1)] = 40,
+    run: Run = "",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
+    as_json: Json = False,
+) -> None:
+    """What a companion answers of lives never seen, among many other entries; false memories, and leaks after forgetting."""
+    import json
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from memgpt_cli.bench.companion import measure_companion
+    from memgpt_cli.files import write_text
+
+    session = open_session(run, ["generate.beams=1"])
+    with progress("asking") as report:
+        rows = measure_companion(session, others or [10, 1000, 100_000], lives, seed, report)
+    assert session.folder is not None
+    saved = session.folder / "eval" / "bench-companion.json"
+    saved.parent.mkdir(exist_ok=True)
+    write_text(saved, json.dumps([asdict(row) for row in rows], indent=1))
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    table = Table("", title=f"{session.name}: {lives} lives never seen, among other entries", title_justify="left")
+    for row in rows:
+        table.add_column(f"{row.others:,} others", justify="right")
+    for ability in dict.fromkeys(name for row in rows for name in row.exact):
+        table.add_row(f"exact % {ability}", *(f"{row.exact.get(ability, float('nan')):.1f}" for row in rows))
+    table.add_row("false memories %", *(f"{row.false_memories:.1f}" for row in rows))
+    table.add_row("leaks after forgetting", *(f"{row.leaks} of {row.after_forgetting}" for row in rows))
+    table.add_row("ms per answer", *(f"{row.answer_ms:.0f}" for row in rows))
+    console().print(table)
+    console().print(f"[dim]+: in wordings that training never held · {saved}[/]")
+
+
+@bench.command("results", epilog="Example: `memgpt bench results demo companion-tiny --output docs/results.md`")
+def bench_results(
+    runs: Annotated[list[str], typer.Argument(help="Runs that were scored by memgpt eval or memgpt bench.", metavar="RUN...")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the page here instead of printing it.")] = None,
+) -> None:
+    """What runs scored, on one page of Markdown: made from the JSON that eval and bench left in their folders."""
+    from memgpt_cli.bench.results import results_page
+    from memgpt_cli.checkpoint.runs import RUNS_ROOT, find_run
+    from memgpt_cli.files import write_text
+
+    page = results_page([find_run(run, RUNS_ROOT) for run in runs], f"memgpt bench results {' '.join(runs)}")
+    if output is None:
+        print(page, end="")
+    else:
+        write_text(output, page)
+        console().print(f"written: {output}")

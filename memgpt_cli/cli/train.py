@@ -41,7 +41,7 @@ def train(
     folder = data_folder(config.data)  # of several processes the first to come makes it, and the others wait
     run, out = RUNS_ROOT / run_name(config), console()
     try:
-        fit(config, folder, run, out, fresh=fresh and not child)
+        fit(config, folder, run, out, fresh=fresh and not child, given=given)
     except TrainingStopped as stopped:
         if child:  # the first process says it
             sys.exit(stopped.exit_code)

@@ -105,9 +105,9 @@ class ChatConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    name: str = "dialog_babi"  # of the folder in data/
-    source: str = "dialog_babi"  # the reader (memgpt.sources)
-    path: str = "bundled"  # the folder that holds the files; bundled for those of the package
+    name: str = "companion"  # of the folder in data/
+    source: str = "companion"  # the reader (memgpt.sources)
+    path: str = ""  # the folder that holds the files; bundled for those of the package
     files: dict[str, Any] = field(default_factory=dict)  # split -> file names or globs below path
     hold_out: dict[str, Any] = field(default_factory=dict)  # split -> share of the episodes taken from `train`
     options: dict[str, Any] = field(default_factory=dict)  # the source's own

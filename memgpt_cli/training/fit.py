@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], place: str = "") -> l
 
 
 # settings that may change between a run and its resumption without making it another run
-_FREE = ("trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "store.", "inference.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics")  # fmt: skip
+_FREE = ("trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.max_steps", "trainer.patience", "trainer.max_minutes", "trainer.threads", "trainer.log_every", "trainer.keep_checkpoints", "store.", "inference.", "generate.", "eval.", "data.chat.", "data.path", "data.metrics", "given")  # fmt: skip
 
 
 def is_first_process() -> bool:
@@ -185,13 +185,13 @@ def is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> Path | None:
-    """The checkpoint to go on from, if any.
+def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "", given: Sequence[str] = ()) -> Path | None:
+    """The checkpoint to go on from, if any. `given` are the settings that were typed, noted beside what became of them.
 
     Raises UsageError where the run was started with other settings, or the folder is no run of ours: nothing in it is
     touched then.
     """
-    settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key}
+    settings = json.loads(json.dumps(to_dict(config))) | {"data_key": data_key, "given": [*given]}
     file, advice = run / SETTINGS, "add run=NAME for another run"
     for name in (SETTINGS, HISTORY):
         if (run / name).exists() and not (run / name).is_file():
@@ -222,7 +222,9 @@ def prepare_run(config: Config, run: Path, fresh: bool, data_key: str = "") -> P
     return next(iter(checkpoint_folders(run)), None)
 
 
-def train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, data_folder: Path, run: Path, console: Console, fresh: bool = False, given: Sequence[str] = ()
+) -> dict[str, Any]:
     """Trains, or goes on training, into the run folder; returns the last scores.
 
     Raises UsageError for devices that are not there, BusyError where another process trains this run, and TrainingStopped
@@ -233,12 +235,12 @@ def train(config: Config, data_folder: Path, run: Path, console: Console, fresh:
         raise BusyError(f"run '{run.name}' is being trained by process {process}: wait for it, or add run=NAME for another run")
 
     if not is_first_process():
-        return _train(config, data_folder, run, console, fresh)
+        return _train(config, data_folder, run, console, fresh, given)
     with locked(run, busy):
-        return _train(config, data_folder, run, console, fresh)
+        return _train(config, data_folder, run, console, fresh, given)
 
 
-def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool) -> dict[str, Any]:
+def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh: bool, given: Sequence[str]) -> dict[str, Any]:
     check_devices(config.trainer)
     if config.model.init_from and config.trainer.precision == "16-mixed":
         raise UsageError("T5's activations overflow in trainer.precision=16-mixed: type bf16-mixed or 32-true")
@@ -247,7 +249,7 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
     data = EpisodeData(data_folder, config)
     model = make_model(config, data.tokenizer)
     make_optimizer(model, config.optim)  # says here what cannot be had, before a run is begun or begun anew
-    resumed = prepare_run(config, run, fresh, data.manifest["key"])
+    resumed = prepare_run(config, run, fresh, data.manifest["key"], given)
     module = MemoryModule(model, config)
     save_best = _saver(config, data, run)
     keep = KeepCheckpoints(run, config.trainer.checkpoint_every, config.trainer.keep_checkpoints, save_best)

@@ -17,6 +17,8 @@ from memgpt_cli.schema import Episode, Example
 
 USER, BOT = "user", "bot"
 OUTSIDE = ("outside", "other_people_facts")
+ABSTAINING = ("abstention", "after forgetting")
+"""Abilities that consist in saying that something was never told, or is forgotten."""
 LIST = 4  # values that are told of a list at most
 
 
@@ -60,6 +62,7 @@ class Life:
         self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
         self.told: dict[_Slot, list[_Told]] = {}
         self.names: list[str] = []  # of keys that are persons: the same people come again
+        self.values_lost: frozenset[str] = frozenset()  # what nothing says any more after a forgetting
 
     # wordings
 
@@ -274,8 +277,20 @@ class Life:
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
         while len(self.dialogue.entries) < tells:
             self.rng.choices(doing, weights)[0]()
-        for _ in range(max(2, tells // 4)):
+        self.quiz(max(2, tells // 4))
+
+    def quiz(self, questions: int) -> tuple[Example, ...]:
+        """So many questions of what was told, and was not."""
+        first = len(self.examples)
+        while len(self.examples) < first + questions:
             self.rng.choice((self.ask, self.ask, self.ask_joined, self.ask_time, self.ask_unknown))()
+        return tuple(self.examples[first:])
+
+    def told_of_another(self) -> str:
+        """A message about a thing or a person that has a name, whatever relations this life is told of."""
+        relation = self.rng.choice([relation for relation in relations().values() if relation.key])
+        assert relation.key is not None
+        return self._telling(_Slot(relation, self._value(relation.key)), "tell")[0]
 
     def episode(self, name: str) -> Episode:
         return Episode(name, tuple(self.dialogue.entries), tuple(self.examples))
@@ -285,6 +300,8 @@ class Life:
         slots = list(self.told)
         gone = set(self.rng.sample(slots, max(1, len(slots) // 4)))
         lost = {t.entry for s in gone for t in self.told[s]}
+        known = {t.value for told in self.told.values() for t in told if t.entry not in lost}
+        self.values_lost = frozenset(t.value for s in gone for t in self.told[s]) - known
         stays = [n for n in range(len(self.dialogue.entries)) if n not in lost]
         place = {old: new for new, old in enumerate(stays)}
         first = len(self.examples)

@@ -24,7 +24,7 @@ class CompanionOptions:
 
     tells: int = 48
     tells_min: int = 4
-    episodes_train: int = 6000
+    episodes_train: int = 4500
     episodes_valid: int = 60
     episodes_test: int = 200
     language: str = "both"
