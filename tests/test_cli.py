@@ -139,7 +139,7 @@ def test_generate_and_eval_read_a_store_and_reindex_makes_vectors_anew(place):
 
 
 def test_a_second_preprocess_is_a_no_op(place):
-    assert "Nothing to do" in memgpt(place, "preprocess").stdout
+    assert "Nothing to do" in memgpt(place, "preprocess", "data=dialog_babi").stdout
 
 
 def test_runs_are_listed(place):

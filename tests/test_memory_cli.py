@@ -24,6 +24,7 @@ def memgpt(tmp_path, monkeypatch):
     """Runs `memgpt memory …` on a store of the test's own; returns the output."""
     monkeypatch.setenv("MEMGPT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)  # where no run lies: documents would be cut as long as the newest one has learned to read
 
     def run(*words: str, code: int = 0, text: str | None = None) -> str:
         result = CliRunner().invoke(

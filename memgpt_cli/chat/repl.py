@@ -212,7 +212,8 @@ def run_repl(conversation: Conversation, new: bool, console: Console) -> None:
     stats = conversation.store.stats(conversation.namespace)
     going_on = f", going on after {resumed} turns (/new begins afresh)" if resumed else ""
     known = f", {len(conversation.knowledge):,} facts to look up" if conversation.knowledge else ""
-    repl.say(f"{conversation.namespace}: {stats.entries} entries in memory{known}{going_on}. /help")
+    remembered = stats.without_vector + stats.encoders.get(conversation.session.fingerprint, 0)  # lines of talk are none
+    repl.say(f"{conversation.namespace}: {remembered} entries in memory{known}{going_on}. /help")
     if repl.interactive:
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401  line editing and the history of this session; kept nowhere, so nothing is left of it

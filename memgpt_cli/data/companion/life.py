@@ -57,6 +57,7 @@ class Life:
     ) -> None:
         self.rng, self.language, self.split, self.known, self.noise = rng, language, split, known or split == "train", noise
         self.relations = [relation for name, relation in relations().items() if not only or name in only]
+        self.others = [relation for relation in relations().values() if relation not in self.relations]
         self.about_persons = [relation for relation in self.relations if relation.id.startswith("person_")]
         self.phrases = phrases()[language]
         self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
@@ -190,7 +191,11 @@ class Life:
         """Asks for what was told, whatever is true of it now."""
         if not self.told:
             return False
-        slot = self.rng.choice(list(self.told))
+        slots = list(self.told)
+        anew = [
+            1 + (len(self.told[s]) > 1 and not s.relation.many) for s in slots
+        ]  # what has changed is asked for twice as often
+        (slot,) = self.rng.choices(slots, anew)
         told = self.told[slot]
         mine = told if slot.relation.many else told[-1:]
         ability = "list" if slot.relation.many and len(told) > 1 else "update" if len(told) > 1 else "extraction"
@@ -268,16 +273,26 @@ class Life:
         self._say(text, one.reply[self.language], "outside" if name in OUTSIDE else "talk")
         return True
 
+    def stray(self) -> bool:
+        """Tells or asks what none of the relations is about: it is no memory, and nothing is known of it."""
+        relation = self.rng.choice(self.others)
+        slot = _Slot(relation, self._value(relation.key) if relation.key else "")
+        asks = self.rng.random() < 0.5
+        wording = self._pick(self._words(slot).ask if asks else self._words(slot).tell)
+        text = self._fill(self._typed(wording, question=asks), slot, self._value(relation.value, relation.id))
+        self._say(text, talk()["outside" if asks else "chat"].reply[self.language], "outside" if asks else "talk")
+        return True
+
     def live(self, tells: int) -> None:
         """So many things told, and about as many asked."""
         acts: list[tuple[Callable[[], object], float]] = [
             (self.tell, 3), (self.ask, 3.2), (self.update, 1.3), (self.ask_time, 0.7), (self.tell_of_a_relative, 0.7),
-            (self.ask_joined, 0.9), (self.ask_unknown, 1.3), (self.chat, 2),
+            (self.ask_joined, 0.9), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
         ]  # fmt: skip
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
         while len(self.dialogue.entries) < tells:
             self.rng.choices(doing, weights)[0]()
-        self.quiz(max(2, tells // 4))
+        self.quiz(max(3, tells // 2))
 
     def quiz(self, questions: int) -> tuple[Example, ...]:
         """So many questions of what was told, and was not."""
