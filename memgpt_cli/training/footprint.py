@@ -28,7 +28,7 @@ from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.model.attention import SelfAttention
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.training.losses import training_sums
-from memgpt_cli.training.trainable import choose_trainable
+from memgpt_cli.training.trainable import choose_trainable, is_inner
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def estimate(config: Config, data_root: Path) -> Estimate:
         peaks = [_step(model, batch.map(fake.from_tensor), config) for batch in batches]
     weights = sum(p.nbytes for p in parameters)
     average = weights if config.optim.average else 0
-    states = optimizer_bytes(config.optim.optimizer, gradients)
+    states = optimizer_bytes(config.optim.optimizer, model)
     buckets = held if config.trainer.devices > 1 else 0  # DDP reduces copies of the gradients
     fixed = weights + average + states + buckets
     # gradients replace activations on the way back: `peaks` holds both. A step of the optimiser on a GPU makes one copy more
@@ -109,8 +109,11 @@ def estimate(config: Config, data_root: Path) -> Estimate:
     return Estimate(weights, average, held + buckets, states, activations, total, config.trainer.batch_tokens, bool(vocab))
 
 
-def optimizer_bytes(name: str, trained: list[Any]) -> int:
-    """What the optimiser keeps: two numbers a weight, two of a byte each, or Adafactor's row and column sums."""
+def optimizer_bytes(name: str, model: MemoryTransformer) -> int:
+    """What the optimiser keeps: two numbers a weight (Muon one of its matrices), two of a byte each, or Adafactor's sums."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if name == "muon":
+        return sum(p.nbytes if is_inner(n, p) else 2 * p.nbytes for n, p in model.named_parameters() if p.requires_grad)
     if name == "adamw":
         return sum(2 * p.nbytes for p in trained)
     if name == "adamw8bit":  # tensors below 4096 weights stay in fp32; a scale for each block of 256

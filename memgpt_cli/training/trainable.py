@@ -97,6 +97,11 @@ def _adapter_config(model: ModelConfig, optim: OptimConfig) -> dict[str, Any]:
     }
 
 
+def is_inner(name: str, weight: Tensor) -> bool:
+    """Whether a parameter is a matrix between layers: Muon's."""
+    return weight.dim() == 2 and name.endswith(".weight") and not name.startswith(_TABLES)
+
+
 def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.Optimizer:
     """Weight decay on matrices only; a learning rate of their own for the parameters that read memory.
 
@@ -107,7 +112,7 @@ def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.
     for name, weight in model.named_parameters():
         rate = GATE_RATE * memory_lr if name.endswith(".read.gate") else memory_lr if name in memory else optim.lr
         decay = optim.weight_decay if weight.dim() > 1 else 0.0
-        inner = optim.optimizer == "muon" and weight.dim() == 2 and name.endswith(".weight") and not name.startswith(_TABLES)
+        inner = optim.optimizer == "muon" and is_inner(name, weight)
         if weight.requires_grad:
             groups.setdefault((decay, rate, inner), []).append(weight)
     settings: list[dict[str, Any]] = [
