@@ -9,10 +9,10 @@ from rich.text import Text
 
 run, picture = map(Path, sys.argv[1:])
 console = Console(record=True, width=92, file=io.StringIO())
-for name in ("first.txt", "second.txt"):
-    console.print("[bold]$ memgpt chat --run demo[/]")
-    for line in (run / name).read_text(encoding="utf-8").splitlines()[1:]:
-        style = "dim" if line.startswith(("#", "demo:", "  ", "forgot")) else ""
+for name in ("english-1", "english-2", "chinese-1", "chinese-2"):
+    console.print(f"[bold]$ memgpt chat --run demo --namespace {name[:-2]}[/]")
+    for line in (run / f"{name}.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        style = "dim" if line.startswith(("#", "english:", "chinese:", " ", "forgot")) else ""
         shown = Text(line, style)
         shown.highlight_regex(r"^you>", "bold")
         shown.highlight_regex(r"^bot>", "bold green")
