@@ -397,6 +397,19 @@ def test_one_optimiser_is_muon_for_matrices_and_adamw_for_the_rest(tokenizer, ti
     assert all(name.endswith(".weight") and "norm" not in name and "embedding" not in name for name in moved)
 
 
+def test_muon_goes_on_where_it_was(tiny_config, facts_data, tmp_path):
+    optim = replace(tiny_config.optim, optimizer="muon", schedule="constant", warmup_steps=1)
+    weights = {}
+    for name, parts in (("whole", (6,)), ("halves", (2, 6))):
+        for steps in parts:
+            config = replace(tiny_config, optim=optim, trainer=replace(tiny_config.trainer, max_steps=steps, val_every=2))
+            train(config, facts_data[0], tmp_path / name, Console(quiet=True))
+        newest = checkpoint_folders(tmp_path / name)[0]
+        weights[name] = load_tree(newest)["state_dict"]
+    assert weights["whole"].keys() == weights["halves"].keys()
+    assert all(torch.equal(weights["whole"][key], weights["halves"][key]) for key in weights["whole"])
+
+
 def test_a_run_of_an_older_pointer_is_told_to_be_trained_anew(tokenizer, tmp_path):
     model = tiny_model(len(tokenizer))
     save_model(tmp_path / "model", model.state_dict(), tokenizer, Config(model=model.config), {})

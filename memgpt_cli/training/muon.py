@@ -55,7 +55,9 @@ class MuonAdamW(torch.optim.AdamW):
             directions = []
             for weight in alike:
                 gradient = gradients[weight].float()
-                momentum = self.state[weight].setdefault("momentum", torch.zeros_like(gradient))
+                state = self.state[weight]
+                state.setdefault("step", torch.zeros(()))  # AdamW, when it is loaded, looks for one
+                momentum = state.setdefault("momentum", torch.zeros_like(gradient))
                 momentum.lerp_(gradient, 1 - MOMENTUM)
                 directions.append(gradient.lerp(momentum, MOMENTUM))
             rate, scale = group["lr"], 0.2 * max(shape) ** 0.5
