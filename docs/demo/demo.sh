@@ -33,27 +33,27 @@ check() {
 }
 echo
 check english-1 'What is my cat called?' 1 Biscuit
-check english-1 'Where is the spare key?' 1 'under the blue flower pot'
+check english-1 'Which city do I live in?' 1 Bamberg
 check english-1 'What is my wifi password?' 1 'not told me'
 check english-1 'What is my cat called?' 2 Pepper
 check english-2 'What is my cat called?' 1 Pepper
 check english-2 'What is my cat called?' 2 'not told me'
-check english-2 'Where is the spare key?' 1 'under the blue flower pot'
+check english-2 'Which city do I live in?' 1 Bamberg
 check chinese-1 '我的猫叫什么？' 1 年糕
-check chinese-1 '备用钥匙在哪儿？' 1 花盆下面
+check chinese-1 '我住在哪个城市？' 1 第比利斯
 check chinese-1 '我家的WiFi密码是多少？' 1 没告诉
-check chinese-1 '我的猫叫什么？' 2 汤圆
-check chinese-2 '我的猫叫什么？' 1 汤圆
+check chinese-1 '我的猫叫什么？' 2 豆沙
+check chinese-2 '我的猫叫什么？' 1 豆沙
 check chinese-2 '我的猫叫什么？' 2 没告诉
-check chinese-2 '备用钥匙在哪儿？' 1 花盆下面
-for word in Biscuit Pepper 年糕 汤圆; do
+check chinese-2 '我住在哪个城市？' 1 第比利斯
+for word in Biscuit Pepper 年糕 豆沙; do
   if LC_ALL=C grep -aq "$word" "$folder"/memory.sqlite*; then wrong=$((wrong + 1)); echo "the file still holds $word"; fi
 done
 if [ "$wrong" -gt 0 ]; then
   echo "$wrong of 18 checks went wrong (see above): this training was too short here. The full one is 'memgpt train'."
   exit 1
 fi
-echo "All 14 answers are right, and no byte of Biscuit, Pepper, 年糕 or 汤圆 is left in $folder/memory.sqlite."
+echo "All 14 answers are right, and no byte of Biscuit, Pepper, 年糕 or 豆沙 is left in $folder/memory.sqlite."
 
 cat <<END
 
