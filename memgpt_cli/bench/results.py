@@ -37,13 +37,13 @@ def _described(run: Path) -> str:
     trained, optim = config["trainer"], config["optim"]
     steps = json.loads((run / "model" / "config.json").read_text(encoding="utf-8")).get("notes", {}).get("step")
     return (
-        f"`memgpt train {_command(run, config)}` · {size / 1e6:.2f} M parameters · {trained['max_steps']:,} steps of at most "
+        f"`{_command(run, config)}` · {size / 1e6:.2f} M parameters · {trained['max_steps']:,} steps of at most "
         f"{trained['batch_tokens']:,} tokens, the best at step {steps:,} · {optim['optimizer']}, lr {optim['lr']:g} · seed {config['seed']}"
     )
 
 
 def _command(run: Path, config: dict[str, Any]) -> str:
-    return " ".join(config.get("given", (f"run={run.name}",)))
+    return " ".join(["memgpt train", *config.get("given", (f"run={run.name}",))])
 
 
 def _count(shape: Sequence[int]) -> int:
