@@ -1,6 +1,7 @@
 """What runs scored, as one page: made from the JSON that `memgpt eval` and `memgpt bench` left in their folders."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def results_page(runs: Sequence[Path], command: str) -> str:
 def _described(run: Path) -> str:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     with safe_open(run / "model" / WEIGHTS, "pt") as file:
-        size = sum(_count(file.get_slice(name).get_shape()) for name in file.keys() if not name.endswith(".parts"))  # noqa: SIM118
+        size = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys() if not name.endswith(".parts"))  # noqa: SIM118
     trained, optim = config["trainer"], config["optim"]
     steps = json.loads((run / "model" / "config.json").read_text(encoding="utf-8")).get("notes", {}).get("step")
     return (
@@ -44,13 +45,6 @@ def _described(run: Path) -> str:
 
 def _command(run: Path, config: dict[str, Any]) -> str:
     return " ".join(["memgpt train", *config.get("given", (f"run={run.name}",))])
-
-
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _scores(run: Path, file: Path, conditions: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
