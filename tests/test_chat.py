@@ -188,15 +188,18 @@ def test_what_was_recalled_is_not_stored_as_a_second_memory(talk, monkeypatch, t
 
 def test_only_what_was_confirmed_is_memory_and_replies_go_with_what_they_rest_on(talk, monkeypatch, tokenizer, tmp_path):
     chat = talk(keeps=("Got it.",), turns=1)
-    scripted(monkeypatch, ["Got it. anna keeps xyzzy", "hello there", "anna keeps xyzzy"]).tokenizer = tokenizer
-    chat.reply("anna keeps xyzzy")
+    scripted(monkeypatch, ["Got it. you keep xyzzy", "hello there", "you keep xyzzy"]).tokenizer = tokenizer
+    chat.reply("i keep xyzzy, by the way")
     chat.reply("the old ships at night")
     later = talk(keeps=("Got it.",), turns=1)
-    assert [e.text for e in recalled(later, "anna and the ships")] == ["user: anna keeps xyzzy"], "the rest is never found"
-    reply = chat.reply("what keeps anna ?")
-    assert [r.text for r in reply.read] == ["user: anna keeps xyzzy"]
-    assert talk(keeps=("Got it.",), turns=1).resume() == 6
-    chat.forget(chat.matches("user: anna keeps xyzzy"))
+    assert [e.text for e in recalled(later, "anna and the ships")] == ["you keep xyzzy"], "the rest is never found"
+    reply = chat.reply("what do i keep ?")
+    assert [r.text for r in reply.read] == ["you keep xyzzy"]
+    again = talk(keeps=("Got it.",), turns=1)
+    assert again.resume() == 6
+    assert again.transcript() == chat.transcript()
+    assert "bot: Got it. you keep xyzzy" in chat.transcript()
+    chat.forget([e for e in chat.matches("you keep xyzzy") if e.searchable])
     assert "xyzzy" not in chat.transcript(), "neither what was told, nor its confirmation, nor the answer"
     assert "old ships" in chat.transcript()
     assert b"xyzzy" not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
@@ -328,3 +331,34 @@ def test_a_model_of_questions_is_asked_as_in_its_data(talk):
     reply = chat.reply("the red house ?")
     assert chat._here()[:2] == (chat.events[-1].what.text, [])
     assert [r.text for r in reply.read] == ["the red house stands by a river"]
+
+
+def test_a_bare_confirmation_keeps_the_message_and_a_stopped_one_nothing(talk, monkeypatch, tokenizer):
+    chat = talk(keeps=("Noted.",), turns=1)
+    scripted(monkeypatch, ["Noted.", "Noted. you keep xyzzy"]).tokenizer = tokenizer
+    chat.reply("i keep xyzzy")
+    assert [e.text for e in recalled(chat, "xyzzy")] == ["user: i keep xyzzy"]
+
+    def stopped(model, batch, config, on_token=None, **_):
+        for token in tokenizer.encode("Noted. you keep"):
+            on_token(token)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sessions, "generate", stopped)
+    reply = chat.reply("and two dogs")
+    assert "not remembered: the reply was stopped" in reply.notes
+    assert [e.text for e in chat.store.all("anna", Filter()) if e.searchable] == ["user: i keep xyzzy"]
+
+
+def test_what_was_confirmed_can_be_edited_and_no_copy_of_it_stays(talk, monkeypatch, tokenizer, tmp_path):
+    chat = talk(keeps=("Got it.",), turns=1)
+    scripted(monkeypatch, ["Got it. you keep xyzzy", "you keep xyzzy"]).tokenizer = tokenizer
+    chat.reply("i keep xyzzy, by the way")
+    chat.reply("what do i keep ?")
+    (entry,) = [e for e in chat.matches("you keep xyzzy") if e.searchable]
+    item = Item("you keep plugh", entry.kind, entry.meta)
+    chat.store.edit("anna", entry.id, item)
+    assert "xyzzy" not in b"".join(p.read_bytes() for p in tmp_path.iterdir()).decode("latin1")
+    again = talk(keeps=("Got it.",), turns=1)
+    again.resume()
+    assert again.transcript() == "bot: Got it. you keep plugh\nuser: what do i keep ?"

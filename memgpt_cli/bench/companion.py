@@ -12,7 +12,6 @@ from pathlib import Path
 from memgpt_cli.bench.facts import Report
 from memgpt_cli.data.companion.life import ABSTAINING, Life
 from memgpt_cli.data.companion.wordings import LANGUAGES
-from memgpt_cli.data.dialogue import render_turn
 from memgpt_cli.data.sources import find_source, make_options
 from memgpt_cli.data.sources.companion import CompanionOptions
 from memgpt_cli.errors import UsageError
@@ -87,8 +86,7 @@ def _of_others(languages: Iterable[str], seed: int) -> Iterator[Entry]:
     lives = [Life(rng, language, "valid", known=True) for language in languages]
     while True:
         for life in lives:
-            text = life.told_of_another()
-            yield Entry(render_turn("user", text), "turn", {"speaker": "user"})
+            yield Entry(life.told_of_another(), "turn", {"speaker": "bot"})
 
 
 def _live(session: Session, life: Life, tally: _Tally) -> None:

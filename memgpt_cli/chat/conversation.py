@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from memgpt_cli.data.dialogue import Dialogue, Fact, Turn, render_turn
+from memgpt_cli.data.dialogue import Confirmed, Dialogue, Fact, Turn, confirmed, render_turn
 from memgpt_cli.errors import StoreError, Terminated, UsageError
 from memgpt_cli.inference.postprocess import StreamDecoder
 from memgpt_cli.inference.session import Reply, Session
@@ -42,7 +42,9 @@ def _conversation_of(turn: Stored) -> str:
 
 def _turn(stored: Stored) -> Turn | None:
     """What a conversation wrote, and can be gone on from."""
-    said, speaker = (stored.meta.get(name) for name in ("said", "speaker"))
+    kept, said, speaker = (stored.meta.get(name) for name in ("kept", "said", "speaker"))
+    if isinstance(kept, str):
+        said = kept + stored.text
     return Turn(speaker, said) if isinstance(said, str) and isinstance(speaker, str) else None
 
 
@@ -162,6 +164,8 @@ class Conversation:
     @staticmethod
     def _text(event: _Event) -> str:
         """As its entry has it."""
+        if event.stored is not None:
+            return event.stored.text
         return render_turn(event.what.speaker, event.what.text) if isinstance(event.what, Turn) else event.what.text
 
     def undo(self) -> bool:
@@ -181,25 +185,28 @@ class Conversation:
 
     # what is said
 
-    def _say(self, speaker: str, text: str, repeats: Sequence[str] = (), searchable: bool = True) -> str:
+    def _say(self, turn: Turn, repeats: Sequence[str] = (), memory: Confirmed | None = None, searchable: bool = True) -> str:
         """Takes a message into the conversation and the store; returns why it could not be kept there, if it could not.
 
         Args:
             repeats: texts of entries that it says again: it is forgotten with each of them.
+            memory: what is remembered of it, where that is not all of it.
             searchable: whether it is memory, or only part of the transcript.
         """
-        origin = {"who": speaker, "when": now(), "session": self.id, "place": self._place}
+        origin = {"who": turn.speaker, "when": now(), "session": self.id, "place": self._place}
         self._place += 1  # never used twice: the same words at the same place would be one message
-        meta = {"speaker": speaker, "said": text}
-        entry = Entry(render_turn(speaker, text), "turn", {**meta, "repeats": [*repeats]} if repeats else meta)
+        text = memory.entry.text if memory else render_turn(turn.speaker, turn.text)
+        said = {"kept": memory.kept} if memory else {"said": turn.text}
+        meta = {"speaker": turn.speaker, **said, **({"repeats": [*repeats]} if repeats else {})}
+        entry = Entry(text, "turn", meta)
         (item,) = self.session.encoder.items([entry], origin)
         try:
             written = self.store.put(self.namespace, [replace(item, searchable=searchable)])
             (stored,) = self.store.get(self.namespace, written.ids)
         except (StoreError, ValueError) as error:  # full, locked, on a full disk: the conversation goes on, and says so
-            self.events.append(_Event(Turn(speaker, text)))
+            self.events.append(_Event(turn))
             return f"not kept in memory: {error}"
-        self.events.append(_Event(Turn(speaker, text), stored))
+        self.events.append(_Event(turn, stored))
         return _made_room(written)
 
     def reply(self, text: str, on_text: OnText | None = None) -> Reply:
@@ -233,26 +240,34 @@ class Conversation:
     def _exchange(self, said: str, on_text: OnText | None) -> tuple[Reply, list[str]]:
         """A message and its reply, and what is to be said about keeping them.
 
-        Where the data keeps only what its replies confirm, a message is memory from then on; replies never are.
+        Where the data keeps only what its replies confirm, that is memory from then on, and nothing else is.
         """
-        user, bot = self.config.user, self.config.bot
+        message = Turn(self.config.user, said)
         if not self.config.keeps:
-            kept = self._say(user, said)
+            kept = self._say(message)
             reply = self._answer(on_text)
             # a reply that only says again what was recalled is part of the conversation, but no second memory of it
             again = self._recalled.get(reply.text.strip())
-            return reply, [kept, self._say(bot, reply.text, () if again is None else [again], again is None)]
-        self.events.append(_Event(Turn(user, said)))
+            repeats = () if again is None else [again]
+            return reply, [kept, self._say(Turn(self.config.bot, reply.text), repeats, searchable=again is None)]
+        self.events.append(_Event(message))
         try:
             reply = self._answer(on_text)
         finally:
             self.events.pop()
-        kept = self._say(user, said, searchable=reply.text.startswith(self.config.keeps))
+        answer = Turn(self.config.bot, reply.text)
+        memory = confirmed(message, answer, self.config.keeps)
+        stopped = "not remembered: the reply was stopped" if memory and not reply.complete else ""
+        if memory is None or stopped:
+            mine, its = False, None
+        else:
+            mine, its = not memory.kept, memory if memory.kept else None
         rests_on = [
-            render_turn(user, said),
+            render_turn(self.config.user, said),
             *(read.text for read in reply.read if read.weight > 1e-3 and _shares(read.text, reply.text)),
         ]
-        return reply, [kept, self._say(bot, reply.text, rests_on, searchable=False)]
+        kept = self._say(message, [its.entry.text] if its else (), searchable=mine)
+        return reply, [stopped, kept, self._say(answer, () if its else rests_on, its, searchable=its is not None)]
 
     def _looks_up(self, text: str) -> bool:
         return bool(self.config.lookup) and text.startswith(self.config.lookup)

@@ -92,7 +92,7 @@ class ChatConfig:
     user: str = "user"  # what the person is called in a turn
     bot: str = "bot"  # what the model is called in a turn
     turns: int = 2  # messages that are the input; older ones are memory
-    keeps: tuple[str, ...] = ()  # where not empty, only messages whose reply begins with one of these become memory
+    keeps: tuple[str, ...] = ()  # where not empty, only what a reply says behind one of these becomes memory
     silence: str = ""  # what an empty line says
     lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
     knowledge: str = (

@@ -24,6 +24,28 @@ def render_turn(speaker: str, text: str) -> str:
     return f"{speaker}: {text}" if speaker else text
 
 
+class Confirmed(NamedTuple):
+    """What becomes memory of a message and its reply."""
+
+    entry: Entry
+    kept: str  # what stands before it in the reply; empty where the message itself is kept
+
+
+def confirmed(message: Turn, reply: Turn, keeps: Sequence[str]) -> Confirmed | None:
+    """What a reply keeps: its own words behind one of `keeps`, as it has understood the message.
+
+    "Got it. Your cat is called Tom." leaves "Your cat is called Tom."; a bare "Got it." leaves the message as it was said.
+    None where the reply begins with none of `keeps`.
+    """
+    words = next((words for words in keeps if reply.text.startswith(words)), None)
+    if words is None:
+        return None
+    said = reply.text[len(words) :].strip()
+    if not said:
+        return Confirmed(Entry(render_turn(*message[:2]), "turn", {"speaker": message.speaker}), "")
+    return Confirmed(Entry(said, "turn", {"speaker": reply.speaker}), reply.text[: -len(said)])
+
+
 def fact(head: str, relation: str, tail: str) -> Fact:
     return Fact(render_triple(head, relation, tail), {"triple": [head, relation, tail]})
 
@@ -33,7 +55,7 @@ class Dialogue:
 
     Args:
         window: how many messages are the input.
-        keeps: where not empty, only messages whose reply begins with one of these become memory.
+        keeps: where not empty, only what a reply that begins with one of these says becomes memory (`confirmed`).
     """
 
     def __init__(self, window: int, keeps: Sequence[str] = ()) -> None:
@@ -54,16 +76,14 @@ class Dialogue:
                 self._remember(Entry(event.text, "fact", event.meta), self._events)
                 self._known = len(self.entries)
         else:
-            if self.keeps and self.turns and event.text.startswith(self.keeps):
-                self._remember_turn(self.turns[-1], self._events - 1)
+            memory = confirmed(self.turns[-1], event, self.keeps) if self.turns else None
             self._entry_of.append(len(self.entries))
             self.turns.append(event)
+            if memory is not None:
+                self._remember(memory.entry, self._events - (not memory.kept))
             if not self.keeps:
-                self._remember_turn(event, self._events)
+                self._remember(Entry(render_turn(*event[:2]), "turn", {"speaker": event.speaker}), self._events)
         self._events += 1
-
-    def _remember_turn(self, turn: Turn, event: int) -> None:
-        self._remember(Entry(render_turn(turn.speaker, turn.text), "turn", {"speaker": turn.speaker}), event)
 
     def _remember(self, entry: Entry, event: int) -> None:
         self.entries.append(entry)

@@ -146,6 +146,8 @@ class Store(Engine):
     def edit(self, namespace: str, id: int, item: Item, if_version: int | None = None) -> Edited:
         """Replaces text, kind, meta and vector of an entry; its origins stay. The old bytes are erased as by `forget`.
 
+        So is what only repeats the old text.
+
         Raises:
             StoreError: no such entry, another version than `if_version`, or another entry that says the same.
         """
@@ -162,6 +164,8 @@ class Store(Engine):
             if twin != id:
                 raise StoreError(f"entry {twin} says the same already: forget one of the two")
             had_vector = self._has_vector(db, ns, id)
+            if old.text != row.text:
+                self._delete(db, ns, [n for n in rules.echoes([old], self._silent(db, ns)) if n != id])
             self._replace(db, ns, old, row, hash)
             self._add_vectors(db, ns, [id], [row], id if had_vector else NEVER_OLDER)
             (new,) = self._fetch(db, ns, [id])

@@ -1,8 +1,8 @@
 """A life in messages: things are told in passing, told anew, and asked about; made by seed.
 
-Every message has its reply. What was told is confirmed ("Got it. Your cat is called Tom."), and only such messages become
-entries. `Example.task` is the ability that a reply needs; with "+" where its wording, or that of what it rests on, never
-occurs in training.
+Every message has its reply. What was told is confirmed ("Got it. Your cat is called Tom."), and what was confirmed is
+remembered ("Your cat is called Tom."), nothing else. `Example.task` is the ability that a reply needs; with "+" where the
+message's wording never occurs in training.
 """
 
 import random
@@ -23,7 +23,7 @@ LIST = 4  # values that are told of a list at most
 
 
 def kept() -> tuple[str, ...]:
-    """How a reply begins that keeps the message before it."""
+    """How a reply begins that keeps what it says."""
     return tuple(phrases()[language]["kept"].strip() for language in phrases())
 
 
@@ -31,7 +31,6 @@ def kept() -> tuple[str, ...]:
 class _Told:
     value: str
     entry: int
-    known: bool  # its wording occurs in training
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Life:
         self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
         self.told: dict[_Slot, list[_Told]] = {}
         self.names: list[str] = []  # of keys that are persons: the same people come again
+        self.session = 0  # the first entry of this session; older ones were told in sessions before it
         self.values_lost: frozenset[str] = frozenset()  # what nothing says any more after a forgetting
 
     # wordings
@@ -101,12 +101,11 @@ class Life:
 
     # what happens
 
-    def _say(self, text: str, reply: str, ability: str, evidence: Sequence[_Told] = (), known: bool = True) -> int:
+    def _say(self, text: str, reply: str, ability: str, evidence: Sequence[_Told] = ()) -> int:
         """One message and its reply; returns the entry it became, or would have become."""
         self.dialogue.add(Turn(USER, text))
         source, sees = self.dialogue.asks()
-        known = self.known and known and all(t.known for t in evidence)
-        task = ability if known else ability + "+"
+        task = ability if self.known else ability + "+"
         self.examples.append(Example(source, reply, sees, evidence=tuple(dict.fromkeys(t.entry for t in evidence)), task=task))
         self.dialogue.add(Turn(BOT, reply))
         return sees
@@ -172,7 +171,7 @@ class Life:
     def _keep(self, text: str, reply: str, new: Sequence[tuple[_Slot, str]], ability: str) -> None:
         entry = self._say(text, self.phrases["kept"] + reply, ability)
         for slot, value in new:
-            self.told.setdefault(slot, []).append(_Told(value, entry, self.known))
+            self.told.setdefault(slot, []).append(_Told(value, entry))
 
     def update(self) -> bool:
         """Tells one thing anew."""
@@ -199,6 +198,8 @@ class Life:
         told = self.told[slot]
         mine = told if slot.relation.many else told[-1:]
         ability = "list" if slot.relation.many and len(told) > 1 else "update" if len(told) > 1 else "extraction"
+        if ability == "extraction" and told[0].entry < self.session:
+            ability = "across sessions"
         self._question(slot, "ask", self._fill(self._words(slot).say, slot, self._list([t.value for t in mine])), ability, mine)
         return True
 
@@ -284,7 +285,7 @@ class Life:
         return True
 
     def live(self, tells: int) -> None:
-        """So many things told, and about as many asked."""
+        """So many things told, and about as many asked, in one or several sessions."""
         acts: list[tuple[Callable[[], object], float]] = [
             (self.tell, 3), (self.ask, 3.2), (self.update, 1.3), (self.ask_time, 0.7), (self.tell_of_a_relative, 0.7),
             (self.ask_joined, 0.9), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
@@ -292,6 +293,8 @@ class Life:
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
         while len(self.dialogue.entries) < tells:
             self.rng.choices(doing, weights)[0]()
+            if self.rng.random() < 0.03:
+                self.session = len(self.dialogue.entries)
         self.quiz(max(3, tells // 2))
 
     def quiz(self, questions: int) -> tuple[Example, ...]:
@@ -302,10 +305,10 @@ class Life:
         return tuple(self.examples[first:])
 
     def told_of_another(self) -> str:
-        """A message about a thing or a person that has a name, whatever relations this life is told of."""
+        """What is remembered of a thing or a person that has a name, whatever relations this life is told of."""
         relation = self.rng.choice([relation for relation in relations().values() if relation.key])
         assert relation.key is not None
-        return self._telling(_Slot(relation, self._value(relation.key)), "tell")[0]
+        return self._telling(_Slot(relation, self._value(relation.key)), "tell")[1]
 
     def episode(self, name: str) -> Episode:
         return Episode(name, tuple(self.dialogue.entries), tuple(self.examples))
@@ -330,7 +333,7 @@ class Life:
             else:
                 continue
             told = told if slot.relation.many else told[-1:]
-            self._question(slot, "ask", reply, ability, [_Told(t.value, place[t.entry], t.known) for t in told])
+            self._question(slot, "ask", reply, ability, [_Told(t.value, place[t.entry]) for t in told])
         examples = tuple(Example(x.input, x.target, len(stays), (), x.evidence, x.task) for x in self.examples[first:])
         del self.examples[first:]
         return Episode(name, tuple(self.dialogue.entries[n] for n in stays), examples)

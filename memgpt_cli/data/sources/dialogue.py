@@ -17,7 +17,7 @@ from memgpt_cli.schema import Episode, Example
 class DialogueOptions:
     """
     turns: how many messages are the input; older ones are entries.
-    keeps: where not empty, only messages whose reply begins with one of these become entries.
+    keeps: where not empty, only what a reply says behind one of these becomes an entry; a bare one keeps the message.
     reply: the speaker whose messages are targets; empty for every speaker.
     messages, speaker, text, knowledge: field names of the generic format.
     knowledge_base: a JSON file of triples for the whole data, {head: [[head, relation, tail], …]} or a list.
