@@ -90,12 +90,18 @@ class SelfAttention(nn.Module):
         own = config.position == "relative_per_layer"
         self.position = RelativeBias(config, bidirectional=not causal) if own else None
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, past: KV | None = None) -> tuple[Tensor, KV | None]:
+    def forward(
+        self, x: Tensor, bias: Tensor | None = None, past: KV | None = None, packing: "Packing | None" = None
+    ) -> tuple[Tensor, KV | None]:
         """x [B, L, D], bias broadcastable to [B, H, L, keys] -> [B, L, D], and the past grown by x where one was given.
 
-        A past is keys and values [B, H, keys, K]; of the first step it has no keys.
+        A past is keys and values [B, H, keys, K]; of the first step it has no keys. With a packing x is [G, Q, D], and so is
+        what comes out: B is then G*E, and L is T.
         """
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if packing is not None:
+            q, k, v = (packing.unpack(y).flatten(0, 1) for y in (q, k, v))
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         if self.rope:
             start = past.k.shape[2] if past else 0
             q, k = rotate(q, start), rotate(k, start)
@@ -103,9 +109,12 @@ class SelfAttention(nn.Module):
             past = KV(torch.cat([past.k, k], 2), torch.cat([past.v, v], 2))
             k, v = past
         if self.position is not None:
-            position = self.position(x.shape[1], k.shape[2])
+            position = self.position(q.shape[2], k.shape[2])
             bias = position if bias is None else bias + position
-        return self.o(self.attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2)), past
+        out = self.attend(q, k, v, bias, self.scale).transpose(1, 2).flatten(2)
+        if packing is not None:
+            out = packing.pack(out.unflatten(0, (-1, packing.examples)))
+        return self.o(out), past
 
 
 def window_bias(length: int, radius: int, device: torch.device) -> Tensor:
@@ -121,28 +130,62 @@ def causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.zeros(queries, keys, device=device).masked_fill(~allowed, MASKED)
 
 
+class _Rows(torch.autograd.Function):
+    """Rows of x by index, where no row is taken twice: its gradient is then taken by index as well, and nothing is added up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        """x [N, W], there [N'] (N: a row of zeros), back [N] (N': a row nobody has taken) -> [N', W]."""
+        ctx.back = back
+        return F.pad(x, (0, 0, 0, 1)).index_select(0, there)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, None, None]:
+        return F.pad(d_out, (0, 0, 0, 1)).index_select(0, ctx.back), None, None
+
+
 class Packing:
     """Places [G, Q] of the target tokens that are really there among the E*T of a padded batch.
 
-    Lengths of targets differ by far, and memory is long: reading it for the padding too would cost three times as much.
+    Lengths of targets differ by far, and memory is long: the decoder runs on the real ones alone.
+
+    Args:
+        places: [G, Q], E*T pads; all places in order where None.
     """
 
-    def __init__(self, places: Tensor, examples: int, length: int) -> None:
-        self.places, self.examples, self.length = places, examples, length
-        self.example = (places // length).clamp(max=examples - 1)  # [G, Q] whose token it is
+    def __init__(self, places: Tensor | None, episodes: int, examples: int, length: int, device: torch.device) -> None:
+        self.examples, self.length = examples, length
+        self._there: tuple[Tensor, Tensor] | None = None
+        total = examples * length
+        if places is None:
+            self.places = torch.arange(total, device=device).expand(episodes, -1)
+        else:
+            self.places = places
+            many = episodes * total
+            row = torch.arange(episodes, device=device)[:, None] * total
+            there = torch.where(places < total, row + places, many).flatten()
+            back = torch.full((many + 1,), there.numel(), device=device)
+            back[there] = torch.arange(there.numel(), device=device)
+            self._there = there, back[:-1]
+        self.example = (self.places // length).clamp(max=examples - 1)  # [G, Q] whose token it is
 
     def pack(self, x: Tensor) -> Tensor:
         """[G, E, T, ..] -> [G, Q, ..]; padding is zero."""
-        flat = F.pad((x.flatten(3) if x.dim() > 3 else x[..., None]).flatten(1, 2), (0, 0, 0, 1))
-        out = flat.gather(1, self.places[..., None].expand(-1, -1, flat.shape[-1]))
-        return out.unflatten(2, x.shape[3:]) if x.dim() > 3 else out[..., 0]
+        flat = x.flatten(1, 2)
+        return flat if self._there is None else self._move(flat, *self._there, self.places.shape[1])
 
     def unpack(self, x: Tensor) -> Tensor:
-        """[G, Q, D] -> [G, E, T, D]; padding is zero."""
-        out = x.new_zeros(x.shape[0], self.examples * self.length + 1, x.shape[-1])
-        out = out.scatter(1, self.places[..., None].expand_as(x), x)
-        unpacked: Tensor = out[:, :-1].unflatten(1, (self.examples, self.length))
-        return unpacked
+        """[G, Q, ..] -> [G, E, T, ..]; padding is zero."""
+        if self._there is not None:
+            x = self._move(x, *reversed(self._there), self.examples * self.length)
+        return x.unflatten(1, (self.examples, self.length))
+
+    @staticmethod
+    def _move(x: Tensor, there: Tensor, back: Tensor, many: int) -> Tensor:
+        """[G, N, ..] -> [G, N', ..]."""
+        rows = x.reshape(x.shape[0] * x.shape[1], -1)
+        out: Tensor = _Rows.apply(rows, there, back)
+        return out.view(x.shape[0], many, *x.shape[2:])
 
     def of_example(self, x: Tensor) -> Tensor:
         """[G, E, L] -> [G, Q, L], or [G, H, E, L] -> [G, H, Q, L]: each token gets its example's row."""
@@ -213,21 +256,20 @@ class ReadAttention(nn.Module):
         bias: tuple[Tensor, Tensor],
         packing: Packing,
     ) -> tuple[Tensor, Tensor]:
-        """x [G, E, T, D], inputs [G, E, H, S, K] and memory [G, H, M, K] (keys, values), bias of inputs [G, E, S] and of
-        memory [G, H, Q, M] -> output [G, E, T, D], attention on memory [G, H, Q, M] (no gradient)."""
-        q = (self.q(x) * self.scale).unflatten(-1, (self.heads, -1)).transpose(2, 3)  # [G, E, H, T, K]
-        own = q @ inputs[0].transpose(-1, -2) + bias[0][:, :, None, None]
-        found = own.softmax(-1, dtype=torch.float32).to(x.dtype) @ inputs[1]  # [G, E, H, T, K]
+        """x [G, Q, D], inputs [G, E, H, S, K] and memory [G, H, M, K] (keys, values), bias of inputs [G, E, S] and of
+        memory [G, H, Q, M] -> output [G, Q, D], attention on memory [G, H, Q, M] (no gradient)."""
+        q = (self.q(x) * self.scale).unflatten(-1, (self.heads, -1))  # [G, Q, H, K]
+        own = packing.unpack(q).transpose(2, 3) @ inputs[0].transpose(-1, -2) + bias[0][:, :, None, None]  # [G, E, H, T, S]
+        found = own.softmax(-1, dtype=torch.float32).to(x.dtype) @ inputs[1]
+        found = packing.pack(found.transpose(2, 3))  # [G, Q, H, K]
         if not memory[0].shape[2]:
-            return self.o(found.transpose(2, 3).flatten(3)), bias[1]
-        packed = packing.pack(q.transpose(2, 3)).transpose(1, 2)  # [G, H, Q, K]
-        flat = [t.flatten(0, 1) for t in (packed, *memory, bias[1].to(x.dtype))]
-        read, normaliser, attention = (t.unflatten(0, packed.shape[:2]) for t in SharedRead.apply(*flat))
+            return self.o(found.flatten(2)), bias[1]
+        flat = [t.flatten(0, 1) for t in (q.transpose(1, 2), *memory, bias[1].to(x.dtype))]
+        read, normaliser, attention = (t.unflatten(0, (x.shape[0], self.heads)) for t in SharedRead.apply(*flat))
         # the share of memory in the joint softmax
         share = torch.sigmoid(normaliser.transpose(1, 2) - packing.pack(own.float().logsumexp(-1).transpose(2, 3)))  # [G, Q, H]
         if self.gate is not None:
             share = share * self.gate
-        share_at = packing.unpack(share)[..., None].to(x.dtype)  # [G, E, T, H, 1]
-        read_at = packing.unpack(read.transpose(1, 2).flatten(2)).unflatten(-1, (self.heads, -1))
-        out = (found.transpose(2, 3) * (1 - share_at) + read_at * share_at).flatten(3)
+        weight = share[..., None].to(x.dtype)
+        out = (found * (1 - weight) + read.transpose(1, 2) * weight).flatten(2)
         return self.o(out), attention * share.detach().clamp(min=0).transpose(1, 2)[..., None]

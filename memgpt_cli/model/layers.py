@@ -70,10 +70,9 @@ class DecoderLayer(nn.Module):
         packing: Packing,
         past: KV | None,
     ) -> tuple[Tensor, Tensor, KV | None]:
-        """x [G, E, T, D] -> [G, E, T, D], the attention read with, on memory [G, H, Q, M], and the past grown by x."""
-        episodes = x.shape[0]
-        attended, past = self.attention(self.attention_norm(x).flatten(0, 1), bias, past)
-        x = x + self.dropout(attended.unflatten(0, (episodes, -1)))
+        """x [G, Q, D] -> [G, Q, D], the attention read with, on memory [G, H, Q, M], and the past grown by x."""
+        attended, past = self.attention(self.attention_norm(x), bias, past, packing)
+        x = x + self.dropout(attended)
         found, attention = self.read(self.read_norm(x), read.inputs, read.memory, read_bias, packing)
         x = x + self.dropout(found)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attention, past

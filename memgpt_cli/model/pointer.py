@@ -119,15 +119,15 @@ class Pointer(nn.Module):
         """Where each step points.
 
         Args:
-            hidden: [G, E, T, D].
+            hidden: [G, Q, D].
             said: [G, E, T, BACK], the ids last written at each step, the newest first.
             last: [G, E, S + M], `Pointed.last` of what these steps continue.
         """
         query = self.query(hidden) * self.scale
         said = packing.pack(said)
-        own = packing.pack(query @ read.input_keys.transpose(-1, -2) + read.input_bias[:, :, None])
+        own = packing.pack(packing.unpack(query) @ read.input_keys.transpose(-1, -2) + read.input_bias[:, :, None])
         memory_bias = packing.of_example(read.memory_bias).to(query.dtype)
-        shared = torch.baddbmm(memory_bias, packing.pack(query), read.memory_keys.transpose(-1, -2))
+        shared = torch.baddbmm(memory_bias, query, read.memory_keys.transpose(-1, -2))
         example = packing.example[..., None, None].expand(-1, -1, *read.input_before.shape[2:])
         own = self._resume(own, read.input_before.gather(1, example), said)
         shared = self._resume(shared, read.memory_before[:, None].expand(-1, said.shape[1], -1, -1), said)
@@ -135,7 +135,7 @@ class Pointer(nn.Module):
         logits = torch.cat([own, shared], -1).float() - self.word[0] * inside
         attention = logits.softmax(-1)
         following = self._following(attention, last, read.holds(said[..., 0], packing), packing)
-        state = packing.pack(hidden).float()
+        state = hidden.float()
         following_key = self._mean_key(following, read, packing)
         logits = logits + (self.follow(torch.cat([state, following_key], -1)) + self.word[1] * inside) * following
         pointed_key = self._mean_key(logits.softmax(-1), read, packing)

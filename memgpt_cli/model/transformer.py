@@ -2,11 +2,11 @@
 
     encode(tokens)             [B, L] -> states [B, L, D]
     read(batch)                everything the decoder attends to, projected once
-    decode(said, context)      [G, E, T] -> hidden [G, E, T, D]
-    log_probs(hidden, …)       [G, E, T, V]
+    decode(said, context)      [G, E, T] -> hidden [G, Q, D], of the tokens that are really there
+    log_probs(decoded, …)      [G, E, T, V]
 
 Shapes: B texts, L tokens, D width, H heads, V vocabulary; G episodes, E examples of each, S input, T target, N entries,
-M memory tokens.
+M memory tokens, Q target tokens of an episode.
 """
 
 import math
@@ -73,7 +73,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Decoded:
-    hidden: Tensor  # [G, E, T, D]
+    hidden: Tensor  # [G, Q, D]
     attentions: list[Tensor]  # of each layer, [G, H, Q, M] on memory
     pointed: Pointed | None
     packing: Packing
@@ -258,19 +258,17 @@ class MemoryTransformer(nn.Module):
         return Cache(batch.sees.new_zeros(g, e, 0), tuple(KV(nothing, nothing) for _ in self.decoder.layers))
 
     def decode(self, said: Tensor, context: Context, packed: Tensor | None = None, cache: Cache | None = None) -> Decoded:
-        """Ids [G, E, T] (0 starts) -> hidden states [G, E, T, D] and each layer's attention on memory.
+        """Ids [G, E, T] (0 starts) -> hidden states [G, Q, D] and each layer's attention on memory.
 
         Args:
             packed: [G, Q] the places among E*T that are real; all of them where None.
             cache: what `said` continues; the result's has grown by it.
         """
-        examples, length = said.shape[1:]
-        if packed is None:
-            packed = torch.arange(examples * length, device=said.device).expand(said.shape[0], -1)
-        packing = Packing(packed, examples, length)
+        length = said.shape[2]
+        packing = Packing(packed, *said.shape, said.device)
         everything = said if cache is None else torch.cat([cache.said, said], 2)
         total = everything.shape[2]
-        x = self.embed(said)
+        x = self.embed(packing.pack(said))
         bias = causal_bias(length, total, said.device) if length > 1 else None
         if self.decoder.position is not None:
             position = self.decoder.position(length, total)
@@ -300,17 +298,18 @@ class MemoryTransformer(nn.Module):
         vocab = self.vocab_logits(decoded.hidden).log_softmax(-1)
         packing, pointed = decoded.packing, decoded.pointed
         if pointed is None or context.pointer is None:
-            return vocab
+            return packing.unpack(vocab)
         copied = copied_distribution(pointed, context.pointer.tokens(packing), self.config.vocab_size)
-        return packing.unpack(mix(packing.pack(vocab), copied, pointed.gate[..., None]))
+        return packing.unpack(mix(vocab, copied, pointed.gate[..., None]))
 
     def forward(self, input_ids: Tensor, target_ids: Tensor) -> Tensor:
         """Without memory: inputs [B, S] and targets [B, T] (0 pads) -> log-probabilities [B, T, V], or logits without a pointer."""
         batch = plain_batch(input_ids, target_ids)
         context = self.read(batch)
         decoded = self.decode(shift(batch.targets), context)
-        out = self.vocab_logits(decoded.hidden) if self.pointer is None else self.log_probs(decoded, context)
-        return out[:, 0]
+        if self.pointer is None:
+            return decoded.packing.unpack(self.vocab_logits(decoded.hidden))[:, 0]
+        return self.log_probs(decoded, context)[:, 0]
 
     def decode_targets(self, batch: Batch, context: Context) -> Decoded:
         """The decoder over the batch's targets, each seeing those before it."""
@@ -326,7 +325,7 @@ class MemoryTransformer(nn.Module):
         decoded = decoded or self.decode_targets(batch, context)
         packing = decoded.packing
         targets = packing.pack(batch.targets)
-        vocab = self.vocab_logits(packing.pack(decoded.hidden)).log_softmax(-1)
+        vocab = self.vocab_logits(decoded.hidden).log_softmax(-1)
         logp = vocab.gather(-1, targets[..., None])[..., 0]
         copied = None
         read = attention = decoded.attention()
