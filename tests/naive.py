@@ -109,9 +109,9 @@ class Naive:
             scores = torch.stack([r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded])
             k = min(self.c.memory.top_k, x.sees)
             chosen = sorted(scores.argsort(descending=True)[:k].tolist())
-            prior = r.beta * scores[chosen].log_softmax(-1)
+            *prior, none = r.beta * torch.cat([scores[chosen], r.none[None]]).log_softmax(-1)
             states.append(self.m.null[None])
-            bias.append(torch.zeros(1, self.c.n_heads))
+            bias.append(none.expand(1, self.c.n_heads))
             tokens.append(0)
             before.append([0, 0, 0])
             for n, p in zip(chosen, prior, strict=True):

@@ -347,14 +347,15 @@ def test_ddp_cpu2_trains_through_the_command(tmp_path):
 def test_evidence_is_scored_and_fades(tokenizer, tiny_config):
     model = tiny_model(len(tokenizer))
     episode = make_episode(2, entries=5, examples=3)
-    examples = tuple(replace(x, evidence=(0, 2)[: min(2, x.sees)]) for x in episode.examples)
+    examples = tuple(replace(x, sees=3 + n, evidence=(0, 2)[:n]) for n, x in enumerate(episode.examples))
     batch = collate([encode(replace(episode, examples=examples), tokenizer)])
     context = model.read(batch)
     sums = training_sums(batch, context, model.target_logprobs(batch, context), smoothing=0.0)
-    scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
-    named = [(e, n) for e, x in enumerate(examples) for n in x.evidence]
-    assert sums.counts[3] == len(named) > 3
-    assert sums.evidence.item() == pytest.approx(-sum(scores[0, e, n].item() for e, n in named), rel=1e-5)
+    scores = context.choice.scores[0].exp()
+    named = [(0, model.retriever.none.exp()), *((e, scores[e, n]) for e, x in enumerate(examples) for n in x.evidence)]
+    shares = [right / (scores[e, : examples[e].sees].sum() + model.retriever.none.exp()) for e, right in named]
+    assert sums.counts[3] == len(named) == 4, "the first example names none, and so rests on none"
+    assert sums.evidence.item() == pytest.approx(-sum(share.log().item() for share in shares), rel=1e-5)
     optim = replace(tiny_config.optim, evidence_weight=0.5)
     ones = torch.ones(4)
     assert sums.loss(ones, optim, 0.0) == sums.loss(ones, replace(optim, evidence_weight=0.0))

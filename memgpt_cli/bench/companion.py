@@ -12,6 +12,7 @@ from pathlib import Path
 from memgpt_cli.bench.facts import Report
 from memgpt_cli.data.companion.life import ABSTAINING, Life
 from memgpt_cli.data.companion.wordings import LANGUAGES
+from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.data.sources import find_source, make_options
 from memgpt_cli.data.sources.companion import CompanionOptions
 from memgpt_cli.errors import UsageError
@@ -33,6 +34,7 @@ class Row:
     false_memories: float  # questions of what was never told, or is forgotten, that were answered with something
     leaks: int  # answers that said a value that had been forgotten
     after_forgetting: int  # questions of what had been forgotten
+    conversation: float  # of the questions, answered right where all that was told had been told to the assistant itself
     answer_ms: float
 
 
@@ -40,6 +42,7 @@ class Row:
 class _Tally:
     right: dict[str, list[bool]] = field(default_factory=lambda: defaultdict(list))
     invented: list[bool] = field(default_factory=list)
+    conversation: list[bool] = field(default_factory=list)
     leaks: int = 0
     forgotten: int = 0
     seconds: float = 0.0
@@ -49,7 +52,10 @@ class _Tally:
         exact = {ability: 100 * sum(right) / len(right) for ability, right in sorted(self.right.items())}
         exact["all"] = 100 * sum(map(sum, self.right.values())) / max(1, asked)
         invented = 100 * sum(self.invented) / max(1, len(self.invented))
-        return Row(others, asked, exact, invented, self.leaks, self.forgotten, 1000 * self.seconds / max(1, asked))
+        conversation = 100 * sum(self.conversation) / max(1, len(self.conversation))
+        return Row(
+            others, asked, exact, invented, self.leaks, self.forgotten, conversation, 1000 * self.seconds / max(1, asked)
+        )
 
 
 def measure_companion(
@@ -90,7 +96,7 @@ def _of_others(languages: Iterable[str], seed: int) -> Iterator[Entry]:
 
 
 def _live(session: Session, life: Life, tally: _Tally) -> None:
-    """One life is told, asked, forgotten in part, and asked again; then all of it is forgotten."""
+    """One life stands in memory, is asked, forgotten in part, and asked again; then all of it is forgotten, told and asked."""
     life.live(TOLD)
     entries = list(life.dialogue.entries)
     before = life.quiz(ASKED)
@@ -107,6 +113,22 @@ def _live(session: Session, life: Life, tally: _Tally) -> None:
     session.forget(gone)
     _ask(session, later.examples, tally, life.values_lost)
     session.forget([number for number in ids if number not in set(gone)])
+    told = _tell(session, life)
+    for example in before:
+        tally.conversation.append(session.answer([Question(example.input)])[0].text.strip() == example.target)
+    session.forget(told)
+
+
+def _tell(session: Session, life: Life) -> list[int]:
+    """Tells the assistant what it is told in this life; it remembers what its own replies confirm. The entries' ids."""
+    keeps, ids = session.config.data.chat.keeps, []
+    for example in life.examples:
+        if example.target.startswith(keeps):
+            message = Turn("user", example.input)
+            (reply,) = session.answer([Question(example.input)])
+            if memory := confirmed(message, Turn("bot", reply.text.strip()), keeps):
+                ids += session.store.put(NAMESPACE, session.encoder.items([memory.entry])).ids
+    return ids
 
 
 def _ask(session: Session, examples: Iterable[Example], tally: _Tally, lost: frozenset[str] = frozenset()) -> None:

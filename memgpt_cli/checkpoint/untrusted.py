@@ -115,6 +115,10 @@ def read_checked(model: ModelConfig, file: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file} has a pointer head of an older release, which copied names worse: it must be trained anew (memgpt train)"
         )
+    if "retriever.age_bias" in shapes and "retriever.none" not in shapes:
+        raise CheckpointError(
+            f"{file} is of an older release, whose scores did not know that no entry may fit: it must be trained anew (memgpt train)"
+        )
     if problems := mismatches(own, theirs):
         raise CheckpointError(f"{file} does not fit this model: {problems}")
     try:

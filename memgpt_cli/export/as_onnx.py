@@ -93,7 +93,7 @@ def write_onnx(source: Source, folder: Path) -> Exported:
     names = ["said", "input_states", "input_ids", "memory_states", "memory_bias"]
     _write(decoder, fed, shapes, folder / "decoder.onnx", names, ["logits"])
     tables = {"null": model.null, "kind": model.kind.weight, "time": model.time.weight, "age_bias": model.retriever.age_bias}
-    numbers = {"beta": model.retriever.beta, "scale": model.retriever.scale}
+    numbers = {"beta": model.retriever.beta, "scale": model.retriever.scale, "none": model.retriever.none}
     write_tensors({k: v.detach().clone() for k, v in (tables | numbers).items()}, folder / "memory.safetensors")
     (folder / "config.json").write_text(json.dumps({"model": to_dict(source.config.model)}, indent=1))
     source.tokenizer.save(folder)

@@ -1,8 +1,10 @@
 """Which entries are read, and with what bias: the learned score between an input and an entry.
 
-    logit(token) = q·k_token + β·log softmax over the entries read(score) + bias(kind, age)
+    logit(token) = q·k_token + β·log softmax over the entries read, and none of them (score) + bias(kind, age)
 
 The softmax runs over the entries that are read, not over the store: normalised over the store, answers decay as it grows.
+"None of them" has a learned score, and is what the null slot stands for: where no entry reaches it, the null slot is read,
+however many entries there are. So a model can know that it has not been told.
 """
 
 import math
@@ -21,6 +23,8 @@ class Choice(NamedTuple):
     chosen: Tensor  # [G, E, N] bool: read by this example
     visible: Tensor  # [G, E, N] bool
     bias: Tensor  # [G, H, E, N], MASKED where not chosen
+    logp: Tensor  # [G, E, N + 1] log-probability of each visible entry, and of none of them: what evidence is asked of
+    none: Tensor  # [G, E] bias of the null slot
 
 
 class Retriever(nn.Module):
@@ -34,6 +38,7 @@ class Retriever(nn.Module):
         self.query, self.key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.scale = nn.Parameter(torch.tensor(self.config.score_scale))
         self.beta = nn.Parameter(torch.tensor(self.config.beta))
+        self.none = nn.Parameter(torch.zeros(()))
         # 2.0: eight entries read with equal scores then weigh about as much as the input
         self.age_bias = nn.Parameter(torch.full((len(KINDS), self.config.age_buckets, config.n_heads), 2.0))
         timed = torch.tensor([kind not in TIMELESS for kind in KINDS])
@@ -71,8 +76,15 @@ class Retriever(nn.Module):
         if limit < entries:
             best = scores.masked_fill(~visible, -math.inf).topk(limit, -1).indices
             chosen = torch.zeros_like(visible).scatter(2, best, True) & visible
-        prior = self.beta * scores.masked_fill(~chosen, MASKED).log_softmax(-1)
+        logp = self._with_none(scores, visible)
+        prior = self.beta * (self._with_none(scores, chosen) if limit < entries else logp)
         kind = kinds.clamp(min=0)[:, None].expand_as(scores)
         age = torch.where(self.timed[kind], sees[..., None] - time, torch.ones_like(kind))
-        bias = prior[..., None] + self.age_bias[kind, self.age_bucket(age)]
-        return Choice(scores, chosen, visible, bias.masked_fill(~chosen[..., None], MASKED).permute(0, 3, 1, 2))
+        bias = prior[..., :-1, None] + self.age_bias[kind, self.age_bucket(age)]
+        bias = bias.masked_fill(~chosen[..., None], MASKED).permute(0, 3, 1, 2)
+        return Choice(scores, chosen, visible, bias, logp, prior[..., -1])
+
+    def _with_none(self, scores: Tensor, which: Tensor) -> Tensor:
+        """[G, E, N] -> log-probabilities of those entries, and of none, [G, E, N + 1]."""
+        none = self.none.float().expand(*scores.shape[:2], 1)
+        return torch.cat([scores.masked_fill(~which, MASKED), none], -1).log_softmax(-1)

@@ -243,12 +243,12 @@ class MemoryTransformer(nn.Module):
         return Context(layers, input_bias, memory_bias, pointer, batch.memory_tokens, batch.memory_entry, choice)
 
     def _memory_bias(self, batch: Batch, choice: Choice) -> Tensor:
-        """[G, H, E, M]: its entry's bias on each token, 0 on the null slot where anything is seen at all."""
+        """[G, H, E, M]: its entry's bias on each token, and the null slot's where anything is seen at all."""
         entry = batch.memory_entry[:, None, None].expand(-1, self.config.n_heads, batch.sees.shape[1], -1)
         bias = choice.bias.gather(3, entry).masked_fill((batch.memory_tokens == 0)[:, None, None], MASKED)
         if not bias.shape[3]:
             return bias
-        null = torch.zeros_like(bias[..., :1]).masked_fill((batch.sees <= 0)[:, None, :, None], MASKED)
+        null = choice.none.masked_fill(batch.sees <= 0, MASKED)[:, None, :, None].expand_as(bias[..., :1])
         return torch.cat([null, bias[..., 1:]], -1)
 
     def start(self, batch: Batch) -> Cache:

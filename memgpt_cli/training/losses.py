@@ -41,6 +41,18 @@ def entry_mass(scored: Scored, context: Context, examples: int, entries: int) ->
     return out.scatter_add_(2, context.memory_entry[:, None].expand_as(by_example), by_example)
 
 
+def _evidence(batch: Batch, context: Context) -> tuple[Tensor, int]:
+    """What the scores lack of the named evidence, summed, and how many pieces of it there are.
+
+    Where an episode names evidence at all, an example that names none rests on none of its entries.
+    """
+    logp, named = context.choice.logp, batch.evidence
+    rests = torch.zeros_like(batch.sees, dtype=torch.bool)
+    rests[named[:, 0], named[:, 1]] = True
+    without = rests.any(1, keepdim=True) & ~rests & (batch.sees > 0)
+    return -logp[tuple(named.unbind(1))].sum() - logp[..., -1][without].sum(), len(named) + int(without.sum())
+
+
 def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: float) -> Sums:
     real = scored.real
     nll = -scored.logp
@@ -53,7 +65,7 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         where = real & copyable(scored.targets) & (scored.copied.detach() > 0)
         pointing = -(scored.copied.clamp(min=1e-6).log() * where).sum()
         held = where.sum()
-    distil, readers, evidence = zero, zero, zero
+    distil, readers, evidence, pieces = zero, zero, zero, 0
     entries = batch.entry_kind.shape[1]
     if entries:
         with torch.no_grad():
@@ -64,6 +76,6 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
         distil = -((share * scores).sum(-1) * reads).sum()
         readers = reads.sum()
-        evidence = -scores[tuple(batch.evidence.unbind(1))].sum()
-    counts = torch.stack([real.sum(), held, readers, zero + len(batch.evidence)]).float()
+        evidence, pieces = _evidence(batch, context)
+    counts = torch.stack([real.sum(), held, readers, zero + pieces]).float()
     return Sums(task, pointing, distil, evidence, counts)

@@ -76,8 +76,11 @@ class Life:
     def _fill(self, text: str, slot: _Slot, value: str = "") -> str:
         return text.replace("{k}", slot.key).replace("{x}", value)
 
-    def _typed(self, wording: str, question: bool) -> str:
-        """The wording as somebody types it: with something before and after it, or with a slip."""
+    def _typed(self, wording: str, question: bool, timed: bool = False) -> str:
+        """The wording as somebody types it: with something before and after it, or with a slip.
+
+        Nothing is left out of what asks for a time: without the word for it, it would ask for something else.
+        """
         rng, text = self.rng, wording
         if rng.random() < 0.15:
             first = rng.choice(self.phrases["before_questions" if question else "openings"])
@@ -85,7 +88,7 @@ class Life:
             text = first + (text if keeps else text[0].lower() + text[1:])
         if rng.random() < 0.15:
             text = text.rstrip("。.？?！!") + rng.choice(self.phrases["after_questions" if question else "closings"])
-        if self.split == "train" and rng.random() < 0.3:
+        if self.split == "train" and not timed and rng.random() < 0.2:
             text = _hurried(text, rng)
         if rng.random() < self.noise:
             text = _slip(text, rng)
@@ -204,8 +207,13 @@ class Life:
         return True
 
     def _question(self, slot: _Slot, kind: str, reply: str, ability: str, told: Sequence[_Told]) -> None:
-        wording = self._pick(getattr(self._words(slot), kind))
-        self._say(self._fill(self._typed(wording, question=True), slot), reply, ability, told)
+        timed = kind != "ask"
+        if timed and self.rng.random() < 0.5:  # any question asks for a time with a few words more
+            wording = self._pick(self.phrases[kind]).replace("{q}", self._pick(self._words(slot).ask))
+        else:
+            wording = self._pick(getattr(self._words(slot), kind))
+        text = self._typed(wording, question=True, timed=timed)
+        self._say(self._fill(text, slot), reply, ability, told)
 
     def ask_time(self) -> bool:
         """Asks for what was true before, or at first."""
@@ -222,24 +230,32 @@ class Life:
         return True
 
     def ask_joined(self) -> bool:
-        """Asks by what somebody is to the person ("my sister") for what was told of their name."""
-        roles = {s.relation.id: told[-1] for s, told in self.told.items() if s.relation.id in self.phrases["roles"]}
-        if not roles or not self.about_persons:
+        """Asks by what somebody is to the person ("my sister") for what was told of their name.
+
+        The reply says who that is first, and then what was asked, each as it was told: a step at a time.
+        """
+        if not self.about_persons:
             return False
-        role = self.rng.choice(list(roles))
-        name = roles[role]
-        about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
-        if about and self.rng.random() < 0.8:
-            slot = self.rng.choice(about)
+        known = [s for s in self.told if s.relation.id in self.phrases["roles"]]
+        others = [r for r in self.relations if r.id in self.phrases["roles"] and _Slot(r, "") not in known]
+        if not known or (others and self.rng.random() < 0.08):
+            if not others:
+                return False
+            role = _Slot(self.rng.choice(others), "")
+            slot, evidence, reply = _Slot(self.rng.choice(self.about_persons), ""), [], self._words(role).unknown
         else:
-            slot = _Slot(self.rng.choice(self.about_persons), name.value)
-        told = self.told.get(slot, [])
-        words = self._words(slot)
-        reply = (
-            self._fill(words.say, slot, self._list([t.value for t in told][-1:])) if told else self._fill(words.unknown, slot)
-        )
-        text = self._typed(self._pick(words.ask), question=True).replace("{k}", self.phrases["roles"][role])
-        self._say(text, reply, "two facts" if told else "abstention", [name, *told[-1:]])
+            role = self.rng.choice(known)
+            name = self.told[role][-1]
+            about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
+            some = about and self.rng.random() < 0.8
+            slot = self.rng.choice(about) if some else _Slot(self.rng.choice(self.about_persons), name.value)
+            told, words = self.told.get(slot, []), self._words(slot)
+            evidence = [name, *told[-1:]]
+            asked = self._fill(words.say, slot, told[-1].value) if told else self._fill(words.unknown, slot)
+            reply = self._joined(self._fill(self._words(role).say, role, name.value), asked)
+        text = self._typed(self._pick(self._words(slot).ask), question=True)
+        text = text.replace("{k}", self.phrases["roles"][role.relation.id])
+        self._say(text, reply, "two facts" if len(evidence) == 2 else "abstention", evidence)
         return True
 
     def tell_of_a_relative(self) -> bool:
@@ -287,8 +303,8 @@ class Life:
     def live(self, tells: int) -> None:
         """So many things told, and about as many asked, in one or several sessions."""
         acts: list[tuple[Callable[[], object], float]] = [
-            (self.tell, 3), (self.ask, 3.2), (self.update, 1.3), (self.ask_time, 0.7), (self.tell_of_a_relative, 0.7),
-            (self.ask_joined, 0.9), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
+            (self.tell, 3), (self.ask, 3), (self.update, 1.3), (self.ask_time, 1), (self.tell_of_a_relative, 0.7),
+            (self.ask_joined, 1.2), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
         ]  # fmt: skip
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
         while len(self.dialogue.entries) < tells:
@@ -342,7 +358,7 @@ class Life:
 def _hurried(text: str, rng: random.Random) -> str:
     """Some words left out (of Chinese, characters): what is understood by few words is understood in other ones."""
     parts = re.findall(r"\{[^}]*\}(?:['’]s)?|[A-Za-z'’]+|\s+|.", text)
-    share = rng.uniform(0.05, 0.35)
+    share = rng.uniform(0.05, 0.25)
     kept = [part for part in parts if "{" in part or part.isspace() or rng.random() >= share]
     return re.sub(r"\s+", " ", "".join(kept)).strip() or text
 
