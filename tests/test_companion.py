@@ -214,7 +214,7 @@ def small_data(tmp_path_factory):
     rename = RenameConfig(auto=True)
     chat = ChatConfig(turns=1, keeps=kept())
     config = DataConfig(
-        name="companion", source="companion", path="", options=options, tokenizer=TokenizerConfig(vocab_size=700, characters=True, coverage=0.99),
+        name="companion", source="companion", path="", options=options, tokenizer=TokenizerConfig(vocab_size=900, characters=True, coverage=0.99),
         augment=AugmentConfig(rename=rename), chat=chat,
     )  # fmt: skip
     return preprocess(config, tmp_path_factory.mktemp("data")).folder, config

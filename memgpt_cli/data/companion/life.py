@@ -223,10 +223,10 @@ class Life:
         slot = self.rng.choice(slots)
         told, words = self.told[slot], self._words(slot)
         if self.rng.random() < 0.5:
-            reply = self._fill(words.was, slot, told[-2].value) if len(told) > 1 else self.phrases["nothing_before"]
-            self._question(slot, "before", reply, "time", told[-2:])
+            was = self.phrases["was"] + self._fill(words.say, slot, told[-2].value) if len(told) > 1 else ""
+            self._question(slot, "before", was or self.phrases["nothing_before"], "time", told[-2:])
         else:
-            self._question(slot, "first", self._fill(words.began, slot, told[0].value), "time", told[:1])
+            self._question(slot, "first", self.phrases["began"] + self._fill(words.say, slot, told[0].value), "time", told[:1])
         return True
 
     def ask_joined(self) -> bool:

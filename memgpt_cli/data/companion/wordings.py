@@ -30,8 +30,6 @@ class Wordings:
     update: tuple[str, ...] = ()
     before: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
-    was: str = ""
-    began: str = ""
 
 
 @dataclass(frozen=True)
