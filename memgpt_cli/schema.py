@@ -144,6 +144,7 @@ class ReadConfig:
     age_buckets: int = 16  # of the learned bias for how long ago an entry came
     beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
     score_scale: float = 5.0  # of the cosine between query and key, at the start
+    vector: bool = False  # the decoder also begins from one vector of the input and of what is read
     gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
 
     def __post_init__(self) -> None:

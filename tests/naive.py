@@ -129,6 +129,18 @@ class Naive:
                 before += [([0, 0, 0] + said[:i])[::-1][:3] for i in range(len(said))]
         return torch.cat(states), torch.cat(bias), tokens, before
 
+    def vector(self, episode: Episode, example: int, tokenizer: Tokenizer) -> Tensor:
+        """[D]: of the input and of what is read, each entry by its share."""
+        x, r = episode.examples[example], self.m.retriever
+        own = self.encode([*tokenizer.encode(x.input), EOS]).mean(0)
+        means = [self.encode([*tokenizer.encode(e.text), EOS]).mean(0) for e in episode.entries[: x.sees]]
+        query = F.normalize(r.query(own), dim=0)
+        scores = [r.scale * query @ F.normalize(r.key(mean), dim=0) for mean in means]
+        best = sorted(range(len(means)), key=lambda n: -scores[n])[: self.c.memory.top_k]
+        shares = torch.stack([*(scores[n] for n in best), r.none]).softmax(0)
+        read = sum(share * state for share, state in zip(shares, [*(means[n] for n in best), self.m.null], strict=True))
+        return self.m.vector(torch.cat([own, read]))
+
     def age_bucket(self, age: int) -> int:
         buckets, furthest = self.c.memory.age_buckets, self.c.memory.max_time
         exact = buckets // 2
@@ -140,6 +152,8 @@ class Naive:
         """[T, V]: log-probabilities after each of the ids `said` (0 starts)."""
         states, bias, tokens, before = self.context(episode, example, tokenizer)
         x = self.embed(said)
+        if self.m.vector is not None:
+            x = x + self.vector(episode, example, tokenizer)
         for layer in self.m.decoder.layers:
             x = x + self.self_attention(layer, layer.attention_norm(x), self.m.decoder.position, causal=True)
             x = x + self.read_attention(layer.read, layer.read_norm(x), states, bias)

@@ -23,9 +23,16 @@ from memgpt_cli.errors import CheckpointError, UsageError
 from memgpt_cli.export import export_run
 from memgpt_cli.export.source import compare
 from memgpt_cli.model import MemoryTransformer
+from memgpt_cli.schema import ReadConfig
 from memgpt_cli.tokenizer import load_tokenizer
 
 from conftest import make_episode, tiny_model  # isort: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Exports are compared on the run's own data where `data/` holds it: never on what lies in this checkout."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +126,8 @@ def test_onnx_holds_the_encoder_the_decoder_and_memory(runs, tmp_path):
     model, tokenizer, _ = load_model(runs / "tuned" / "model")
     batch = collate([encode(make_episode(1, entries=4, examples=3), tokenizer)])
     context = model.read(batch)
-    expected = model.vocab_logits(model.decode_targets(batch, context).hidden)[0]
+    decoded = model.decode_targets(batch, context)
+    expected = decoded.packing.unpack(model.vocab_logits(decoded.hidden))[0]
     states = model.encode_texts(batch.texts).states
     memory = states[batch.memory_index]
     kind = batch.entry_kind.gather(1, batch.memory_entry).clamp(min=0)
@@ -159,9 +167,10 @@ def test_umt5_without_scaled_logits_is_exported_all_the_same(tokenizer, tmp_path
 
 
 def test_a_model_that_is_no_t5_says_which_settings_differ(tokenizer, tmp_path):
-    model = tiny_model(len(tokenizer))
+    model = tiny_model(len(tokenizer), memory=ReadConfig(vector=True))
     save_model(_made(tmp_path / "own") / "model", model.state_dict(), tokenizer, Config(model=model.config), {})
-    with pytest.raises(CheckpointError, match=r"no T5.*model.scale_embeddings=True.*model.copy=True.*model.position=rope"):
+    settings = r"model.scale_embeddings=True.*model.copy=True.*model.memory.vector=True.*model.position=rope"
+    with pytest.raises(CheckpointError, match="no T5.*" + settings):
         export_run("own", tmp_path, tmp_path / "out", "hf")
     assert not (tmp_path / "out").exists()
     with pytest.raises(CheckpointError, match=r"model.copy=false"):

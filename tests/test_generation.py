@@ -14,6 +14,7 @@ from memgpt_cli.errors import ConfigError
 from memgpt_cli.inference.decode import generate
 from memgpt_cli.inference.postprocess import StreamDecoder, drop_repeats, tidy_spaces
 from memgpt_cli.inference.sampling import choose, filter_top, forbid_ngrams, penalise_repetition
+from memgpt_cli.schema import ReadConfig
 from memgpt_cli.tokenizer import EOS
 
 
@@ -21,7 +22,10 @@ def batch_of(episodes, tokenizer):
     return collate([encode(e, tokenizer) for e in episodes])
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "relative", "copy": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"position": "relative", "copy": False}, {"memory": ReadConfig(age_buckets=6, max_time=16, vector=True)}],
+)
 def test_cached_greedy_equals_the_naive_loop(changes, tokenizer):
     model = tiny_model(len(tokenizer), seed=3, **changes)
     episodes = [make_episode(n, entries=3 + n, examples=2) for n in range(2)]

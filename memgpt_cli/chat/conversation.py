@@ -256,18 +256,16 @@ class Conversation:
         finally:
             self.events.pop()
         answer = Turn(self.config.bot, reply.text)
-        memory = confirmed(message, answer, self.config.keeps)
-        stopped = "not remembered: the reply was stopped" if memory and not reply.complete else ""
-        if memory is None or stopped:
-            mine, its = False, None
-        else:
-            mine, its = not memory.kept, memory if memory.kept else None
+        memory, note = confirmed(message, answer, self.config.keeps), ""
+        if memory and not reply.complete:
+            memory, note = None, "not remembered: the reply was stopped"
+        sentence = memory if memory and memory.kept else None  # else it is the message itself that is kept
         rests_on = [
             render_turn(self.config.user, said),
             *(read.text for read in reply.read if read.weight > 1e-3 and _shares(read.text, reply.text)),
         ]
-        kept = self._say(message, [its.entry.text] if its else (), searchable=mine)
-        return reply, [stopped, kept, self._say(answer, () if its else rests_on, its, searchable=its is not None)]
+        kept = self._say(message, [sentence.entry.text] if sentence else (), searchable=bool(memory and not sentence))
+        return reply, [note, kept, self._say(answer, () if sentence else rests_on, sentence, searchable=bool(sentence))]
 
     def _looks_up(self, text: str) -> bool:
         return bool(self.config.lookup) and text.startswith(self.config.lookup)

@@ -139,6 +139,8 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
         for name, needed in (("scale_embeddings", False), ("scale_attention", False), ("copy", False))
         if getattr(config, name) != needed
     ]
+    if config.memory.vector:
+        wrong.append("model.memory.vector=True (T5 has none)")
     if config.position == "rope":
         wrong.append("model.position=rope (T5 has relative)")
     if wrong:

@@ -95,7 +95,7 @@ def _exported_memory(folder: Path, asked: ReadConfig) -> ReadConfig:
     if not (folder / MEMORY_CONFIG).is_file():
         return asked
     read: ReadConfig = build(ReadConfig, json.loads((folder / MEMORY_CONFIG).read_text())["read"], "memory")
-    return replace(asked, max_time=read.max_time, age_buckets=read.age_buckets, gate=read.gate)
+    return replace(asked, max_time=read.max_time, age_buckets=read.age_buckets, gate=read.gate, vector=read.vector)
 
 
 def _load_memory(model: MemoryTransformer, folder: Path) -> None:

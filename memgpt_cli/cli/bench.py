@@ -194,7 +194,9 @@ def bench_companion(
     table.add_row("told by chat: exact %", *(f"{row.conversation:.1f}" for row in rows))
     table.add_row("ms per answer", *(f"{row.answer_ms:.0f}" for row in rows))
     console().print(table)
-    console().print(f"[dim]told by chat: memory is what the replies to the messages confirmed · +: in wordings that training never held · {saved}[/]")
+    console().print(
+        f"[dim]told by chat: memory is what the replies to the messages confirmed · +: in wordings that training never held · {saved}[/]"
+    )
 
 
 @bench.command("results", epilog="Example: `memgpt bench results demo companion-tiny --output docs/results.md`")

@@ -82,6 +82,10 @@ def write_onnx(source: Source, folder: Path) -> Exported:
         raise CheckpointError(
             "the pointer head's lookup of what was just said has no ONNX form here: only models with model.copy=false are exported"
         )
+    if model.vector is not None:
+        raise CheckpointError(
+            "the decoder's graph has no input vector: only models with model.memory.vector=false are exported"
+        )
     encoder, decoder = EncoderGraph(model).eval(), DecoderGraph(model).eval()
     texts, targets = source.samples()
     inputs, wanted = source.ids(texts), source.ids(targets)

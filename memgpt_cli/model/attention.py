@@ -172,20 +172,24 @@ class Packing:
     def pack(self, x: Tensor) -> Tensor:
         """[G, E, T, ..] -> [G, Q, ..]; padding is zero."""
         flat = x.flatten(1, 2)
-        return flat if self._there is None else self._move(flat, *self._there, self.places.shape[1])
+        if self._there is None:
+            return flat
+        there, back = self._there
+        return self._move(flat, there, back)
 
     def unpack(self, x: Tensor) -> Tensor:
         """[G, Q, ..] -> [G, E, T, ..]; padding is zero."""
         if self._there is not None:
-            x = self._move(x, *reversed(self._there), self.examples * self.length)
-        return x.unflatten(1, (self.examples, self.length))
+            there, back = self._there
+            x = self._move(x, back, there)
+        out: Tensor = x.unflatten(1, (self.examples, self.length))
+        return out
 
     @staticmethod
-    def _move(x: Tensor, there: Tensor, back: Tensor, many: int) -> Tensor:
-        """[G, N, ..] -> [G, N', ..]."""
-        rows = x.reshape(x.shape[0] * x.shape[1], -1)
-        out: Tensor = _Rows.apply(rows, there, back)
-        return out.view(x.shape[0], many, *x.shape[2:])
+    def _move(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        """[G, N, ..] -> [G, N', ..], the rows of all episodes by index."""
+        rows: Tensor = _Rows.apply(x.reshape(x.shape[0] * x.shape[1], -1), there, back)
+        return rows.view(x.shape[0], -1, *x.shape[2:])
 
     def of_example(self, x: Tensor) -> Tensor:
         """[G, E, L] -> [G, Q, L], or [G, H, E, L] -> [G, H, Q, L]: each token gets its example's row."""

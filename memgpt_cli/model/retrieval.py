@@ -24,6 +24,7 @@ class Choice(NamedTuple):
     visible: Tensor  # [G, E, N] bool
     bias: Tensor  # [G, H, E, N], MASKED where not chosen
     logp: Tensor  # [G, E, N + 1] log-probability of each visible entry, and of none of them: what evidence is asked of
+    read: Tensor  # [G, E, N + 1] the same over the chosen ones
     none: Tensor  # [G, E] bias of the null slot
 
 
@@ -77,12 +78,13 @@ class Retriever(nn.Module):
             best = scores.masked_fill(~visible, -math.inf).topk(limit, -1).indices
             chosen = torch.zeros_like(visible).scatter(2, best, True) & visible
         logp = self._with_none(scores, visible)
-        prior = self.beta * (self._with_none(scores, chosen) if limit < entries else logp)
+        read = self._with_none(scores, chosen) if limit < entries else logp
+        prior = self.beta * read
         kind = kinds.clamp(min=0)[:, None].expand_as(scores)
         age = torch.where(self.timed[kind], sees[..., None] - time, torch.ones_like(kind))
         bias = prior[..., :-1, None] + self.age_bias[kind, self.age_bucket(age)]
         bias = bias.masked_fill(~chosen[..., None], MASKED).permute(0, 3, 1, 2)
-        return Choice(scores, chosen, visible, bias, logp, prior[..., -1])
+        return Choice(scores, chosen, visible, bias, logp, read, prior[..., -1])
 
     def _with_none(self, scores: Tensor, which: Tensor) -> Tensor:
         """[G, E, N] -> log-probabilities of those entries, and of none, [G, E, N + 1]."""

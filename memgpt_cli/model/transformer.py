@@ -42,6 +42,7 @@ class Context:
     memory_tokens: Tensor  # [G, M]
     memory_entry: Tensor  # [G, M]
     choice: Choice
+    vector: Tensor | None = None  # [G, E, D]: of the input and of what is read, added to what the decoder is given
 
     def select(self, rows: Tensor) -> "Context":
         """The context with examples `rows` [G, E'] (beams repeat and reorder them). The memory stays shared."""
@@ -53,6 +54,7 @@ class Context:
             input_bias=pick(self.input_bias, rows),
             memory_bias=pick(self.memory_bias.transpose(1, 2), rows).transpose(1, 2),
             pointer=pointer,
+            vector=None if self.vector is None else pick(self.vector, rows),
         )
 
 
@@ -138,6 +140,7 @@ class MemoryTransformer(nn.Module):
         self.time, self.kind = nn.Embedding(config.memory.max_time, config.d_model), nn.Embedding(len(KINDS), config.d_model)
         self.null = nn.Parameter(torch.zeros(config.d_model))
         self.pointer = Pointer(config) if config.copy else None
+        self.vector = nn.Linear(2 * config.d_model, config.d_model, bias=False) if config.memory.vector else None
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -165,13 +168,15 @@ class MemoryTransformer(nn.Module):
                 module.apply(self._initialise)
         nn.init.eye_(self.retriever.query.weight)
         nn.init.eye_(self.retriever.key.weight)
+        if self.vector is not None:
+            nn.init.zeros_(self.vector.weight)
         self._initialise_tables()
         for layer in self.decoder.layers:
             layer.read.gate = nn.Parameter(torch.zeros(self.config.n_heads)) if self.config.memory.gate else None
 
     def memory_parameters(self) -> set[str]:
         """The names of the parameters that only reading memory has."""
-        mine = ("retriever.", "time.", "kind.", "null", "pointer.")
+        mine = ("retriever.", "time.", "kind.", "null", "pointer.", "vector.")
         return {name for name, _ in self.named_parameters() if name.startswith(mine) or name.endswith(".read.gate")}
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -240,7 +245,16 @@ class MemoryTransformer(nn.Module):
                 input_inside=self.pointer.inside(batch.input_tokens, batch.input_before),
                 memory_inside=self.pointer.inside(batch.memory_tokens, batch.memory_before),
             )
-        return Context(layers, input_bias, memory_bias, pointer, batch.memory_tokens, batch.memory_entry, choice)
+        vector = self._vector(batch, choice, means)
+        return Context(layers, input_bias, memory_bias, pointer, batch.memory_tokens, batch.memory_entry, choice, vector)
+
+    def _vector(self, batch: Batch, choice: Choice, means: Tensor) -> Tensor | None:
+        """[G, E, D]: the mean state of the input beside the mean of what is read, each entry's by its share, projected."""
+        if self.vector is None:
+            return None
+        entries = torch.cat([means[batch.entry_text], self.null.expand(len(batch.sees), 1, -1)], 1)
+        made: Tensor = self.vector(torch.cat([means[batch.input_text], choice.read.exp().to(means.dtype) @ entries], -1))
+        return made
 
     def _memory_bias(self, batch: Batch, choice: Choice) -> Tensor:
         """[G, H, E, M]: its entry's bias on each token, and the null slot's where anything is seen at all."""
@@ -264,11 +278,13 @@ class MemoryTransformer(nn.Module):
             packed: [G, Q] the places among E*T that are real; all of them where None.
             cache: what `said` continues; the result's has grown by it.
         """
-        length = said.shape[2]
-        packing = Packing(packed, *said.shape, said.device)
+        episodes, examples, length = said.shape
+        packing = Packing(packed, episodes, examples, length, said.device)
         everything = said if cache is None else torch.cat([cache.said, said], 2)
         total = everything.shape[2]
         x = self.embed(packing.pack(said))
+        if context.vector is not None:
+            x = x + packing.of_example(context.vector)
         bias = causal_bias(length, total, said.device) if length > 1 else None
         if self.decoder.position is not None:
             position = self.decoder.position(length, total)
