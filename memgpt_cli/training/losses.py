@@ -41,7 +41,7 @@ def entry_mass(scored: Scored, context: Context, examples: int, entries: int) ->
     return out.scatter_add_(2, context.memory_entry[:, None].expand_as(by_example), by_example)
 
 
-def _evidence(batch: Batch, context: Context) -> tuple[Tensor, int]:
+def _evidence(batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
     """What the scores lack of the named evidence, summed, and how many pieces of it there are.
 
     Where an episode names evidence at all, an example that names none rests on none of its entries.
@@ -50,7 +50,7 @@ def _evidence(batch: Batch, context: Context) -> tuple[Tensor, int]:
     rests = torch.zeros_like(batch.sees, dtype=torch.bool)
     rests[named[:, 0], named[:, 1]] = True
     without = rests.any(1, keepdim=True) & ~rests & (batch.sees > 0)
-    return -logp[tuple(named.unbind(1))].sum() - logp[..., -1][without].sum(), len(named) + int(without.sum())
+    return -logp[tuple(named.unbind(1))].sum() - (logp[..., -1] * without).sum(), without.sum() + len(named)
 
 
 def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: float) -> Sums:
@@ -65,7 +65,7 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         where = real & copyable(scored.targets) & (scored.copied.detach() > 0)
         pointing = -(scored.copied.clamp(min=1e-6).log() * where).sum()
         held = where.sum()
-    distil, readers, evidence, pieces = zero, zero, zero, 0
+    distil, readers, evidence, pieces = zero, zero, zero, zero
     entries = batch.entry_kind.shape[1]
     if entries:
         with torch.no_grad():
@@ -77,5 +77,5 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
         distil = -((share * scores).sum(-1) * reads).sum()
         readers = reads.sum()
         evidence, pieces = _evidence(batch, context)
-    counts = torch.stack([real.sum(), held, readers, zero + pieces]).float()
+    counts = torch.stack([real.sum(), held, readers, pieces]).float()
     return Sums(task, pointing, distil, evidence, counts)
