@@ -49,12 +49,21 @@ class Life:
         known: of validation and test: training's wordings, with the split's own names.
         noise: probability of a slip of the hand in a message.
         only: relations that are told; all where empty.
+        invented: share of training's values that are made up; of the other splits' it is a tenth.
     """
 
     def __init__(
-        self, rng: random.Random, language: str, split: str, known: bool = False, noise: float = 0.12, only: Sequence[str] = ()
+        self,
+        rng: random.Random,
+        language: str,
+        split: str,
+        known: bool = False,
+        noise: float = 0.12,
+        only: Sequence[str] = (),
+        invented: float = 0.7,
     ) -> None:
         self.rng, self.language, self.split, self.known, self.noise = rng, language, split, known or split == "train", noise
+        self.invented = invented if split == "train" else 0.1
         self.relations = [relation for name, relation in relations().items() if not only or name in only]
         self.others = [relation for relation in relations().values() if relation not in self.relations]
         self.about_persons = [relation for relation in self.relations if relation.id.startswith("person_")]
@@ -99,8 +108,7 @@ class Life:
         return text
 
     def _value(self, kind: str, relation: str = "") -> str:
-        strange = 0.7 if self.split == "train" else 0.1
-        return make_value(kind, self.rng, self.language, self.split, relation, strange)
+        return make_value(kind, self.rng, self.language, self.split, relation, self.invented)
 
     # what happens
 

@@ -19,6 +19,7 @@ class CompanionOptions:
     episodes_train, episodes_valid, episodes_test: how many lives.
     language: en | zh | both (half of each).
     forgetting: share of the lives that are asked once more after a quarter of what was told has been forgotten.
+    invented: share of training's names and values that are made up; the others are from lists.
     relations: what can be told, by the ids in `words/`; everything where empty.
     """
 
@@ -29,6 +30,7 @@ class CompanionOptions:
     episodes_test: int = 200
     language: str = "both"
     forgetting: float = 0.15
+    invented: float = 0.7
     relations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -39,8 +41,9 @@ class CompanionOptions:
             raise ConfigError(f"data.options.language is '{self.language}', expected {', '.join(LANGUAGES)} or both")
         if not 1 <= self.tells_min <= self.tells:
             raise ConfigError(f"data.options.tells_min is {self.tells_min}, expected 1 to {self.tells} (tells)")
-        if not 0 <= self.forgetting <= 1:
-            raise ConfigError(f"data.options.forgetting is {self.forgetting}, expected 0 to 1")
+        for name in ("forgetting", "invented"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"data.options.{name} is {getattr(self, name)}, expected 0 to 1")
 
 
 def generate_companion(path: object, options: CompanionOptions, where: Where) -> Iterator[Episode]:
@@ -48,7 +51,7 @@ def generate_companion(path: object, options: CompanionOptions, where: Where) ->
     rng = random.Random(f"{where.seed}/companion/{where.split}")
     for n in range(getattr(options, f"episodes_{where.split}")):
         language = options.language if options.language != "both" else LANGUAGES[n % 2]
-        life = Life(rng, language, where.split, known=n % 4 < 2, only=options.relations)
+        life = Life(rng, language, where.split, known=n % 4 < 2, only=options.relations, invented=options.invented)
         life.live(rng.randint(options.tells_min, options.tells))
         yield life.episode(f"companion/{where.split}/{n}")
         if rng.random() < (options.forgetting if where.split == "train" else 1):
