@@ -93,23 +93,27 @@ class Naive:
             out.append((q @ k.T * scale + bias[:, h]).softmax(-1) @ v)
         return read.o(torch.cat(out, -1))
 
+    def read(self, episode: Episode, example: int, tokenizer: Tokenizer) -> tuple[Tensor, list[Tensor], list[int], Tensor]:
+        """Of one example: its input's states, every entry's, the entries read, and the log-shares of those and of none."""
+        x, r = episode.examples[example], self.m.retriever
+        own = self.encode([*tokenizer.encode(x.input), EOS])
+        encoded = [self.encode([*tokenizer.encode(e.text), EOS]) for e in episode.entries[: x.sees]]
+        query = F.normalize(r.query(own.mean(0)), dim=0)
+        scores = torch.stack([*(r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded), r.none])
+        chosen = sorted(scores[:-1].argsort(descending=True)[: self.c.memory.top_k].tolist())
+        return own, encoded, chosen, scores[[*chosen, -1]].log_softmax(-1)
+
     def context(
         self, episode: Episode, example: int, tokenizer: Tokenizer
     ) -> tuple[Tensor, Tensor, list[int], list[list[int]]]:
         """States [L, D], bias [L, H], ids and the ids before each, of one example: input, null slot, entries read."""
-        x = episode.examples[example]
+        x, r = episode.examples[example], self.m.retriever
         ids = [*tokenizer.encode(x.input), EOS]
-        own = self.encode(ids)
+        own, encoded, chosen, logp = self.read(episode, example, tokenizer)
         states, bias = [own], [torch.zeros(len(ids), self.c.n_heads)]
         tokens, before = list(ids), [([0, 0, 0] + ids[:i])[::-1][:3] for i in range(len(ids))]
         if x.sees:
-            r = self.m.retriever
-            query = F.normalize(r.query(own.mean(0)), dim=0)
-            encoded = [self.encode([*tokenizer.encode(e.text), EOS]) for e in episode.entries[: x.sees]]
-            scores = torch.stack([r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded])
-            k = min(self.c.memory.top_k, x.sees)
-            chosen = sorted(scores.argsort(descending=True)[:k].tolist())
-            *prior, none = r.beta * torch.cat([scores[chosen], r.none[None]]).log_softmax(-1)
+            *prior, none = r.beta * logp
             states.append(self.m.null[None])
             bias.append(none.expand(1, self.c.n_heads))
             tokens.append(0)
@@ -131,15 +135,10 @@ class Naive:
 
     def vector(self, episode: Episode, example: int, tokenizer: Tokenizer) -> Tensor:
         """[D]: of the input and of what is read, each entry by its share."""
-        x, r = episode.examples[example], self.m.retriever
-        own = self.encode([*tokenizer.encode(x.input), EOS]).mean(0)
-        means = [self.encode([*tokenizer.encode(e.text), EOS]).mean(0) for e in episode.entries[: x.sees]]
-        query = F.normalize(r.query(own), dim=0)
-        scores = [r.scale * query @ F.normalize(r.key(mean), dim=0) for mean in means]
-        best = sorted(range(len(means)), key=lambda n: -scores[n])[: self.c.memory.top_k]
-        shares = torch.stack([*(scores[n] for n in best), r.none]).softmax(0)
-        read = sum(share * state for share, state in zip(shares, [*(means[n] for n in best), self.m.null], strict=True))
-        return self.m.vector(torch.cat([own, read]))
+        own, encoded, chosen, logp = self.read(episode, example, tokenizer)
+        means = [*(encoded[n].mean(0) for n in chosen), self.m.null]
+        read = sum(share * mean for share, mean in zip(logp.exp(), means, strict=True))
+        return self.m.vector(torch.cat([own.mean(0), read]))
 
     def age_bucket(self, age: int) -> int:
         buckets, furthest = self.c.memory.age_buckets, self.c.memory.max_time

@@ -26,7 +26,7 @@ from memgpt_cli.data.companion.life import kept
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
-from memgpt_cli.data.dialogue import Dialogue, Turn
+from memgpt_cli.data.dialogue import Dialogue, Turn, confirmed
 from memgpt_cli.data.preprocess import preprocess
 from memgpt_cli.data.sources import Where, find_source, make_options
 from memgpt_cli.errors import ConfigError, UsageError
@@ -117,9 +117,19 @@ def test_one_language_can_be_asked_for(language):
 def test_only_what_a_reply_confirms_is_memory():
     for episode in lives():
         kept_ = "|".join(map(re.escape, kept()))
-        confirmed = [re.sub(f"^({kept_}) *", "", x.target) for x in episode.examples if x.target.startswith(kept())]
+        said = [re.sub(f"^({kept_}) *", "", x.target) for x in episode.examples if x.target.startswith(kept())]
         if not episode.id.endswith("forgotten"):
-            assert [e.text for e in episode.entries] == confirmed
+            assert [e.text for e in episode.entries] == said
+
+
+@pytest.mark.parametrize("after", ["", " ", "\n"])
+def test_a_confirmation_is_taken_apart_so_that_it_can_be_put_together(after):
+    memory = confirmed(Turn("user", "i keep cats"), Turn("bot", "Got it.  you keep cats" + after), ("Got it.",))
+    assert (memory.kept, memory.entry.text) == ("Got it.  ", "you keep cats")
+    assert (
+        confirmed(Turn("user", "i keep cats"), Turn("bot", "Got it." + after), ("Got it.",)).entry.text == "user: i keep cats"
+    )
+    assert confirmed(Turn("user", "i keep cats"), Turn("bot", "you keep cats"), ("Got it.",)) is None
 
 
 def test_answers_are_true_of_what_was_told():

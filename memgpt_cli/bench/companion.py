@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from memgpt_cli.bench.facts import Report
-from memgpt_cli.data.companion.life import ABSTAINING, Life
+from memgpt_cli.data.companion.life import ABSTAINING, BOT, USER, Life
 from memgpt_cli.data.companion.wordings import LANGUAGES
 from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.data.sources import find_source, make_options
@@ -92,7 +92,7 @@ def _of_others(languages: Iterable[str], seed: int) -> Iterator[Entry]:
     lives = [Life(rng, language, "valid", known=True) for language in languages]
     while True:
         for life in lives:
-            yield Entry(life.told_of_another(), "turn", {"speaker": "bot"})
+            yield Entry(life.told_of_another(), "turn", {"speaker": BOT})
 
 
 def _live(session: Session, life: Life, tally: _Tally) -> None:
@@ -124,9 +124,8 @@ def _tell(session: Session, life: Life) -> list[int]:
     keeps, ids = session.config.data.chat.keeps, []
     for example in life.examples:
         if example.target.startswith(keeps):
-            message = Turn("user", example.input)
             (reply,) = session.answer([Question(example.input)])
-            if memory := confirmed(message, Turn("bot", reply.text.strip()), keeps):
+            if memory := confirmed(Turn(USER, example.input), Turn(BOT, reply.text.strip()), keeps):
                 ids += session.store.put(NAMESPACE, session.encoder.items([memory.entry])).ids
     return ids
 

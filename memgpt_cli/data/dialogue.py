@@ -40,10 +40,10 @@ def confirmed(message: Turn, reply: Turn, keeps: Sequence[str]) -> Confirmed | N
     words = next((words for words in keeps if reply.text.startswith(words)), None)
     if words is None:
         return None
-    said = reply.text[len(words) :].strip()
+    said = reply.text[len(words) :].lstrip()
     if not said:
         return Confirmed(Entry(render_turn(*message[:2]), "turn", {"speaker": message.speaker}), "")
-    return Confirmed(Entry(said, "turn", {"speaker": reply.speaker}), reply.text[: -len(said)])
+    return Confirmed(Entry(said.rstrip(), "turn", {"speaker": reply.speaker}), reply.text.removesuffix(said))
 
 
 def fact(head: str, relation: str, tail: str) -> Fact:

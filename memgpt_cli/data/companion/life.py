@@ -250,17 +250,19 @@ class Life:
             if not others:
                 return False
             role = _Slot(self.rng.choice(others), "")
-            slot, evidence, reply = _Slot(self.rng.choice(self.about_persons), ""), [], self._words(role).unknown
-        else:
-            role = self.rng.choice(known)
-            name = self.told[role][-1]
-            about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
-            some = about and self.rng.random() < 0.8
-            slot = self.rng.choice(about) if some else _Slot(self.rng.choice(self.about_persons), name.value)
-            told, words = self.told.get(slot, []), self._words(slot)
-            evidence = [name, *told[-1:]]
-            asked = self._fill(words.say, slot, told[-1].value) if told else self._fill(words.unknown, slot)
-            reply = self._joined(self._fill(self._words(role).say, role, name.value), asked)
+            return self._ask_of(role, _Slot(self.rng.choice(self.about_persons), ""), self._words(role).unknown, [])
+        role = self.rng.choice(known)
+        name = self.told[role][-1]
+        about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
+        some = about and self.rng.random() < 0.8
+        slot = self.rng.choice(about) if some else _Slot(self.rng.choice(self.about_persons), name.value)
+        told, words = self.told.get(slot, []), self._words(slot)
+        asked = self._fill(words.say, slot, told[-1].value) if told else self._fill(words.unknown, slot)
+        reply = self._joined(self._fill(self._words(role).say, role, name.value), asked)
+        return self._ask_of(role, slot, reply, [name, *told[-1:]])
+
+    def _ask_of(self, role: _Slot, slot: _Slot, reply: str, evidence: Sequence[_Told]) -> bool:
+        """Asks what a slot asks, of somebody who is named by their role; two pieces of evidence are two facts joined."""
         text = self._typed(self._pick(self._words(slot).ask), question=True)
         text = text.replace("{k}", self.phrases["roles"][role.relation.id])
         self._say(text, reply, "two facts" if len(evidence) == 2 else "abstention", evidence)
