@@ -80,9 +80,16 @@ class Naive:
     def encode(self, ids: list[int]) -> Tensor:
         x = self.embed(ids)
         for layer in self.m.encoder.layers:
+            if layer.convolution is not None:
+                x = self.convolution(layer.convolution.near, x)
             x = x + self.self_attention(layer, layer.attention_norm(x), self.m.encoder.position, causal=False)
             x = x + layer.feed_forward(layer.feed_forward_norm(x))
         return self.m.encoder.norm(x)
+
+    def convolution(self, weight: Tensor, x: Tensor) -> Tensor:
+        two = len(weight) // 2
+        kernel = torch.cat([weight[:two], torch.ones_like(weight[:1]), weight[two:]]).T[:, None]
+        return F.conv1d(x.T[None], kernel, padding=two, groups=x.shape[1])[0].T
 
     def read_attention(self, read, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         scale = self.c.d_kv**-0.5 if self.c.scale_attention else 1.0

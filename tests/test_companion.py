@@ -1,6 +1,7 @@
 """The companion's lives: what is held out stays out, what is answered is true, and only what was confirmed is memory."""
 
 import json
+import random
 import re
 from collections import defaultdict
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from memgpt_cli.config import (
     TrainerConfig,
     to_dict,
 )
-from memgpt_cli.data.companion.life import kept
+from memgpt_cli.data.companion.life import Life, kept
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
@@ -87,8 +88,6 @@ def test_no_wording_belongs_to_two_splits_and_a_third_to_none_of_training():
 
 
 def test_no_name_of_one_split_is_made_in_another():
-    import random
-
     for kind, lists in value_lists().items():
         for language in lists:
             made = {
@@ -115,11 +114,32 @@ def test_one_language_can_be_asked_for(language):
 
 
 def test_only_what_a_reply_confirms_is_memory():
-    for episode in lives():
+    for episode in lives(beside=0):
         kept_ = "|".join(map(re.escape, kept()))
         said = [re.sub(f"^({kept_}) *", "", x.target) for x in episode.examples if x.target.startswith(kept())]
         if not episode.id.endswith("forgotten"):
             assert [e.text for e in episode.entries] == said
+
+
+def test_a_life_beside_others_is_told_and_asked_of_nobody_who_was_there_before():
+    for seed in range(30):
+        life = Life(random.Random(seed), LANGUAGES[seed % 2], "train")
+        life.beside(20)
+        before = len(life.dialogue.entries)
+        assert before >= 20
+        life.live(10)
+        assert not {slot.key for slot in life.told} & life.strangers
+        assert all(told.entry >= before for mine in life.told.values() for told in mine)
+        life.episode("").validate()
+
+
+def test_a_made_up_value_is_never_one_of_another_split():
+    lists = value_lists()
+    listed = {v for kind in lists for v in lists[kind]["en"]}
+    ours = {make_value(kind, random.Random(n), "en", "train", "", 0.0) for kind in lists for n in range(2000)}
+    made = {make_value(kind, random.Random(n), "en", "train", "", 1.0) for kind in lists for n in range(200)}
+    assert any(" " in value and value.split()[0] in {v.split()[0] for v in ours} for value in made - ours), "some in part only"
+    assert not made & (listed - ours)
 
 
 @pytest.mark.parametrize("after", ["", " ", "\n"])

@@ -19,6 +19,7 @@ VARIANTS = {
     "relative positions, no pointer": {"position": "relative", "copy": False},
     "T5's conventions": {"position": "relative", "scale_embeddings": False, "scale_logits": True, "scale_attention": False},
     "a vector of what is read": {"memory": ReadConfig(top_k=3, age_buckets=6, max_time=16, vector=True)},
+    "a convolution": {"convolution": True},
     "untied, top-2 of the entries": {"tie_embeddings": False, "memory": ReadConfig(top_k=2, age_buckets=6, max_time=16)},
 }
 

@@ -92,7 +92,7 @@ def _of_others(languages: Iterable[str], seed: int) -> Iterator[Entry]:
     lives = [Life(rng, language, "valid", known=True) for language in languages]
     while True:
         for life in lives:
-            yield Entry(life.told_of_another(), "turn", {"speaker": BOT})
+            yield Entry(life.told_of_another()[1], "turn", {"speaker": BOT})
 
 
 def _live(session: Session, life: Life, tally: _Tally) -> None:

@@ -141,6 +141,8 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
     ]
     if config.memory.vector:
         wrong.append("model.memory.vector=True (T5 has none)")
+    if config.convolution:
+        wrong.append("model.convolution=True (T5 has none)")
     if config.position == "rope":
         wrong.append("model.position=rope (T5 has relative)")
     if wrong:

@@ -112,6 +112,12 @@ class Stack(nn.Module):
         return layer(*args)
 
 
+def waves(places: int, width: int) -> Tensor:
+    """[places, width]: sines and cosines of each place at falling frequencies (arXiv 1706.03762): near places are alike."""
+    angles = torch.arange(places)[:, None] * 10000.0 ** -(torch.arange(0, width, 2) / width)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :width]
+
+
 def mean_state(states: Tensor, tokens: Tensor) -> Tensor:
     """States [B, L, D] and ids [B, L] (0 pads) -> the mean over what is real, [B, D]: what scores are made of."""
     real = (tokens != 0)[..., None]
@@ -151,8 +157,8 @@ class MemoryTransformer(nn.Module):
             nn.init.normal_(module.weight, std=self.config.d_model**-0.5 if self.config.scale_embeddings else 1.0)
 
     def _initialise_tables(self) -> None:
-        for table in (self.time, self.kind):
-            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.kind.weight, std=0.02)
+        self.time.weight.data.copy_(0.2 * waves(*self.time.weight.shape))
         nn.init.normal_(self.null, std=0.02)
         if self.pointer is not None:
             self.pointer.initialise()
@@ -192,9 +198,9 @@ class MemoryTransformer(nn.Module):
             bias = bias + self.encoder.position(length, length)
         if self.config.encoder_window:
             bias = bias + window_bias(length, self.config.encoder_window, tokens.device)
-        x = self.embed(tokens)
+        x, real = self.embed(tokens), (tokens != 0)[..., None]
         for layer in self.encoder.layers:
-            x = self.encoder.run(layer, x, bias)
+            x = self.encoder.run(layer, x, bias, real)
         states: Tensor = self.dropout(self.encoder.norm(x))
         return states
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from memgpt_cli.data.companion.values import make_value
-from memgpt_cli.data.companion.wordings import Relation, Wordings, of_split, phrases, relations, talk
+from memgpt_cli.data.companion.values import changed, make_value
+from memgpt_cli.data.companion.wordings import LANGUAGES, Relation, Wordings, of_split, phrases, relations, talk
 from memgpt_cli.data.dialogue import Dialogue, Turn
 from memgpt_cli.schema import Episode, Example
 
@@ -73,6 +73,7 @@ class Life:
         self.names: list[str] = []  # of keys that are persons: the same people come again
         self.session = 0  # the first entry of this session; older ones were told in sessions before it
         self.values_lost: frozenset[str] = frozenset()  # what nothing says any more after a forgetting
+        self.strangers: set[str] = set()  # keys of what was told of others: none of this life's
 
     # wordings
 
@@ -108,7 +109,11 @@ class Life:
         return text
 
     def _value(self, kind: str, relation: str = "") -> str:
-        return make_value(kind, self.rng, self.language, self.split, relation, self.invented)
+        for _ in range(50):
+            value = make_value(kind, self.rng, self.language, self.split, relation, self.invented)
+            if value not in self.strangers:
+                break
+        return value
 
     # what happens
 
@@ -123,6 +128,9 @@ class Life:
 
     def _new_slot(self) -> _Slot:
         """One that can be told of; where nearly everything has been told, one that was."""
+        begun = [slot for slot, told in self.told.items() if slot.relation.many and len(told) < LIST]
+        if begun and self.rng.random() < 0.1:  # lists grow
+            return self.rng.choice(begun)
         for _ in range(50):
             relation = self.rng.choice(self.relations)
             slot = _Slot(relation, self._key(relation.key) if relation.key else "")
@@ -202,9 +210,7 @@ class Life:
         if not self.told:
             return False
         slots = list(self.told)
-        anew = [
-            1 + (len(self.told[s]) > 1 and not s.relation.many) for s in slots
-        ]  # what has changed is asked for twice as often
+        anew = [1 + (len(self.told[s]) > 1) for s in slots]  # what has changed or grown is asked for twice as often
         (slot,) = self.rng.choices(slots, anew)
         told = self.told[slot]
         mine = told if slot.relation.many else told[-1:]
@@ -246,7 +252,7 @@ class Life:
             return False
         known = [s for s in self.told if s.relation.id in self.phrases["roles"]]
         others = [r for r in self.relations if r.id in self.phrases["roles"] and _Slot(r, "") not in known]
-        if not known or (others and self.rng.random() < 0.08):
+        if not known or (others and self.rng.random() < 0.04):
             if not others:
                 return False
             role = _Slot(self.rng.choice(others), "")
@@ -296,7 +302,10 @@ class Life:
         kinds = [k for k in talk() if k not in (*OUTSIDE, "chat")]
         name = self.rng.choices(("chat", *OUTSIDE, self.rng.choice(kinds)), (5, 5, 1, 5))[0]
         one = talk()[name]
-        text = self._typed(self._pick(one.says[self.language]), question=name in OUTSIDE)
+        text = self._pick(one.says[self.language])
+        if self.split == "train" and name in ("chat", *OUTSIDE) and self.rng.random() < 0.4:
+            text = changed(text, self.rng, self.language)
+        text = self._typed(text, question=name in OUTSIDE)
         self._say(text, one.reply[self.language], "outside" if name in OUTSIDE else "talk")
         return True
 
@@ -313,11 +322,12 @@ class Life:
     def live(self, tells: int) -> None:
         """So many things told, and about as many asked, in one or several sessions."""
         acts: list[tuple[Callable[[], object], float]] = [
-            (self.tell, 3), (self.ask, 3), (self.update, 1.3), (self.ask_time, 1), (self.tell_of_a_relative, 0.7),
-            (self.ask_joined, 1.2), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
+            (self.tell, 3), (self.ask, 3), (self.update, 1.3), (self.ask_time, 1), (self.tell_of_a_relative, 1.2),
+            (self.ask_joined, 1.6), (self.ask_unknown, 2.2), (self.chat, 2), (self.stray, 1 if self.others else 0),
         ]  # fmt: skip
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
-        while len(self.dialogue.entries) < tells:
+        first = len(self.dialogue.entries)
+        while len(self.dialogue.entries) < first + tells:
             self.rng.choices(doing, weights)[0]()
             if self.rng.random() < 0.03:
                 self.session = len(self.dialogue.entries)
@@ -330,11 +340,37 @@ class Life:
             self.rng.choice((self.ask, self.ask, self.ask_joined, self.ask_time, self.ask_unknown))()
         return tuple(self.examples[first:])
 
-    def told_of_another(self) -> str:
-        """What is remembered of a thing or a person that has a name, whatever relations this life is told of."""
-        relation = self.rng.choice([relation for relation in relations().values() if relation.key])
+    def told_of_another(self, among: Sequence[Relation] = ()) -> tuple[str, str]:
+        """A thing or a person, and what is remembered of it, whatever relations this life is told of."""
+        relation = self.rng.choice(among or [relation for relation in relations().values() if relation.key])
         assert relation.key is not None
-        return self._telling(_Slot(relation, self._value(relation.key)), "tell")[1]
+        key = self._value(relation.key)
+        return key, self._telling(_Slot(relation, key), "tell")[1]
+
+    def beside(self, others: int, languages: Sequence[str] = LANGUAGES) -> None:
+        """Begins with so much that is in memory already: of things and people this life does not know, in these languages.
+
+        Most of it is of a few relations, so that what is asked later has to be told apart from its like. Some was told of
+        the person in another language, and is not asked for in this one.
+        """
+        rng = self.rng
+        keyed = [r for r in self.relations if r.key]
+        if not keyed:
+            return
+        near = rng.sample(keyed, min(len(keyed), rng.randint(1, 6)))
+        away = Life(rng, rng.choice([each for each in languages if each != self.language] or [self.language]), self.split)
+        known = [rng.choice((self, self, away)).told_of_another(near if rng.random() < 0.7 else keyed) for _ in range(others)]
+        self.strangers.update(key for key, _ in known)
+        told = [text for _, text in known]
+        if away.language != self.language and rng.random() < 0.5:
+            own = rng.sample(self.relations, min(len(self.relations) // 3, others // 2))
+            told += [away._telling(_Slot(r, away._value(r.key) if r.key else ""), "tell")[1] for r in own]
+            self.relations = [r for r in self.relations if r not in own]
+            rng.shuffle(told)
+        for text in told:
+            self.dialogue.add(Turn(USER, ""))
+            self.dialogue.add(Turn(BOT, self.phrases["kept"] + text))
+        self.session = len(self.dialogue.entries)
 
     def episode(self, name: str) -> Episode:
         return Episode(name, tuple(self.dialogue.entries), tuple(self.examples))

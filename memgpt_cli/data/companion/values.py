@@ -80,11 +80,59 @@ def _listed(kind: str, language: str, split: str) -> tuple[str, ...]:
     return tuple(v for v in value_lists()[kind][language] if deal(v) % 8 in share)
 
 
-def _strange(value: str, rng: random.Random) -> str:
-    """The value with its words made up."""
+@cache
+def _held_out(language: str, split: str) -> frozenset[str]:
+    """Every listed value that belongs to another split."""
+    return frozenset(v for kind in value_lists() for v in value_lists()[kind][language]) - {
+        v for kind in value_lists() for v in _listed(kind, language, split)
+    }
+
+
+@cache
+def _words(language: str, split: str) -> tuple[str, ...]:
+    """Every different word of a split's listed values, in English; in Chinese the values themselves."""
+    values = [v for kind in value_lists() for v in _listed(kind, language, split)]
+    pattern = r"[^\W\d_]{2,}" if language == "zh" else r"[^\W\d_]{3,}"
+    words = (w for v in values for w in re.findall(pattern, v) if w.lower() not in _SMALL)
+    return tuple(dict.fromkeys(words))
+
+
+def _strange(value: str, rng: random.Random, split: str) -> str:
+    """The value with its words made up, or changed for those of other values.
+
+    What a model copies may begin and end with ordinary words as well as with such as it has never seen.
+    """
     if not value.isascii() and not re.search(r"[A-Za-z]", value):
-        return re.sub(r"[^\W\d_]+", lambda m: invent(m.group(), rng), value)
-    return re.sub(r"[^\W_]+", lambda m: m.group() if m.group().lower() in _SMALL else invent(m.group(), rng), value)
+        return re.sub(r"[^\W\d_]+", lambda m: _strange_run(m.group(), rng, split), value)
+    odd = rng.choice((0.3, 0.6, 1.0))  # so many of its words are made up
+    return re.sub(
+        r"[^\W_]+",
+        lambda m: m.group() if m.group().lower() in _SMALL else _strange_word(m.group(), rng, split, odd),
+        value,
+    )
+
+
+def _strange_word(word: str, rng: random.Random, split: str, odd: float) -> str:
+    if rng.random() < odd:
+        return invent(word, rng)
+    other = rng.choice(_words("en", split))
+    return word if rng.random() < 0.3 else other.capitalize() if word[0].isupper() else other.lower()
+
+
+def _strange_run(run: str, rng: random.Random, split: str) -> str:
+    """Characters that Chinese names are made of, or the beginning of one value and the end of another."""
+    if rng.random() < 0.5:
+        return invent(run, rng)
+    other = rng.choice(_words("zh", split))
+    return run[: rng.randint(0, len(run) - 1)] + other[rng.randint(0, len(other) - 1) :]
+
+
+def changed(text: str, rng: random.Random, language: str) -> str:
+    """A sentence with some of its longer words changed (of Chinese, two characters): for what tells nothing, whatever it names."""
+    if language == "en":
+        return re.sub(r"[A-Za-z]{5,}", lambda m: _strange_word(m.group(), rng, "train", 0.4) if rng.random() < 0.4 else m.group(), text)
+    at, word = rng.randint(0, max(0, len(text) - 3)), rng.choice(_words("zh", "train"))
+    return text[:at] + word + text[at + 2 :]
 
 
 def _number(rng: random.Random, kind: str) -> str:
@@ -166,4 +214,6 @@ def make_value(kind: str, rng: random.Random, language: str, split: str, relatio
     if kind == "full_name":
         return " ".join(make_value("given_name", rng, language, split, strange=strange) for _ in range(2))
     value = rng.choice(_listed(kind, language, split))
-    return _strange(value, rng) if rng.random() < strange else value
+    if rng.random() >= strange:
+        return value
+    return next(v for v in iter(lambda: _strange(value, rng, split), None) if v not in _held_out(language, split))
