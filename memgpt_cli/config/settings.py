@@ -134,6 +134,7 @@ class OptimConfig:
     )
     lr: float = 2e-3  # the highest learning rate
     memory_lr: float = 0.0  # of the parameters that read memory, new beside pretrained weights; lr where 0
+    embedding_lr: float = 0.0  # of the embedding, whose rows have few gradients; lr where 0
     trainable: str = "all"  # all | memory | decoder (a frozen encoder: stored entries stay valid) | lora
     lora_rank: int = 16  # of the adapters
     lora_alpha: int = 32  # scale of the adapters, over their rank
@@ -161,9 +162,8 @@ class OptimConfig:
         check_bounds(
             "optim", self, lora_rank=(1, 65_536), lora_alpha=(1, _MANY), lora_dropout=(0, 0.999), warmup_steps=(0, _MANY)
         )
-        check_bounds(
-            "optim", self, lr=(0, 1e3), memory_lr=(0, 1e3), eps=(0, 1), weight_decay=(0, 1e3), final_lr=(0, 1), clip=(0, 1e9)
-        )
+        check_bounds("optim", self, lr=(0, 1e3), memory_lr=(0, 1e3), embedding_lr=(0, 1e3), weight_decay=(0, 1e3))
+        check_bounds("optim", self, eps=(0, 1), final_lr=(0, 1), clip=(0, 1e9))
         check_bounds("optim", self, label_smoothing=(0, 1), average=(0, 1), copy_weight=(0, 1e3), distil_weight=(0, 1e3))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optim.betas is {list(self.betas)}, expected two numbers from 0 to below 1")

@@ -103,7 +103,7 @@ def is_inner(name: str, weight: Tensor) -> bool:
 
 
 def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Weight decay on matrices only; a learning rate of their own for the parameters that read memory.
+    """Weight decay on matrices only; learning rates of their own for the parameters that read memory, and for the embedding.
 
     Raises UsageError where 8-bit states were asked for and the machine or the library cannot.
     """
@@ -111,6 +111,7 @@ def make_optimizer(model: MemoryTransformer, optim: OptimConfig) -> torch.optim.
     groups: dict[tuple[float, float, bool], list[Tensor]] = {}
     for name, weight in model.named_parameters():
         rate = GATE_RATE * memory_lr if name.endswith(".read.gate") else memory_lr if name in memory else optim.lr
+        rate = optim.embedding_lr or rate if name == "embedding.weight" else rate
         decay = optim.weight_decay if weight.dim() > 1 else 0.0
         inner = optim.optimizer == "muon" and is_inner(name, weight)
         if weight.requires_grad:
