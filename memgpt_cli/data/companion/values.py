@@ -130,7 +130,9 @@ def _strange_run(run: str, rng: random.Random, split: str) -> str:
 def changed(text: str, rng: random.Random, language: str) -> str:
     """A sentence with some of its longer words changed (of Chinese, two characters): for what tells nothing, whatever it names."""
     if language == "en":
-        return re.sub(r"[A-Za-z]{5,}", lambda m: _strange_word(m.group(), rng, "train", 0.4) if rng.random() < 0.4 else m.group(), text)
+        return re.sub(
+            r"[A-Za-z]{5,}", lambda m: _strange_word(m.group(), rng, "train", 0.4) if rng.random() < 0.4 else m.group(), text
+        )
     at, word = rng.randint(0, max(0, len(text) - 3)), rng.choice(_words("zh", "train"))
     return text[:at] + word + text[at + 2 :]
 
