@@ -23,9 +23,9 @@ from memgpt_cli.config import (
     TrainerConfig,
     to_dict,
 )
-from memgpt_cli.data.companion.life import Life, kept
+from memgpt_cli.data.companion.life import Life
 from memgpt_cli.data.companion.values import make_value
-from memgpt_cli.data.companion.wordings import LANGUAGES, of_split, phrases, relations, talk, value_lists
+from memgpt_cli.data.companion.wordings import LANGUAGES, kept, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
 from memgpt_cli.data.dialogue import Dialogue, Turn, confirmed
 from memgpt_cli.data.preprocess import preprocess

@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from memgpt_cli.data.companion.values import changed, make_value
-from memgpt_cli.data.companion.wordings import LANGUAGES, Relation, Wordings, of_split, phrases, relations, talk
+from memgpt_cli.data.companion.typed import changed, hurried, slip
+from memgpt_cli.data.companion.values import make_value
+from memgpt_cli.data.companion.wordings import LANGUAGES, Relation, Wordings, kept, of_split, phrases, relations, talk
 from memgpt_cli.data.dialogue import Dialogue, Turn
 from memgpt_cli.schema import Episode, Example
 
@@ -20,11 +21,6 @@ OUTSIDE = ("outside", "other_people_facts")
 ABSTAINING = ("abstention", "after forgetting")
 """Abilities that consist in saying that something was never told, or is forgotten."""
 LIST = 4  # values that are told of a list at most
-
-
-def kept() -> tuple[str, ...]:
-    """How a reply begins that keeps what it says."""
-    return tuple(phrases()[language]["kept"].strip() for language in phrases())
 
 
 @dataclass(frozen=True)
@@ -99,9 +95,9 @@ class Life:
         if rng.random() < 0.15:
             text = text.rstrip("。.？?！!") + rng.choice(self.phrases["after_questions" if question else "closings"])
         if self.split == "train" and not timed and rng.random() < 0.2:
-            text = _hurried(text, rng)
+            text = hurried(text, rng)
         if rng.random() < self.noise:
-            text = _slip(text, rng)
+            text = slip(text, rng)
         if rng.random() < 0.1:
             text = text.rstrip("。.？?！!")
         if rng.random() < 0.08:
@@ -399,22 +395,3 @@ class Life:
         examples = tuple(Example(x.input, x.target, len(stays), (), x.evidence, x.task) for x in self.examples[first:])
         del self.examples[first:]
         return Episode(name, tuple(self.dialogue.entries[n] for n in stays), examples)
-
-
-def _hurried(text: str, rng: random.Random) -> str:
-    """Some words left out (of Chinese, characters): what is understood by few words is understood in other ones."""
-    parts = re.findall(r"\{[^}]*\}(?:['’]s)?|[A-Za-z'’]+|\s+|.", text)
-    share = rng.uniform(0.05, 0.25)
-    kept = [part for part in parts if "{" in part or part.isspace() or rng.random() >= share]
-    return re.sub(r"\s+", " ", "".join(kept)).strip() or text
-
-
-def _slip(text: str, rng: random.Random) -> str:
-    """A slip of the hand in one word that is no placeholder: a letter left out, doubled, swapped or struck wrong."""
-    places = [m.start() + 1 for m in re.finditer(r"[a-z]{3}(?![a-z]*\})", text)]
-    if not places:
-        return text
-    at = rng.choice(places)
-    a, b = text[at], text[at + 1]
-    changed = rng.choice((b, a + a + b, b + a, rng.choice("abcdefghijklmnopqrstuvwxyz") + b))
-    return text[:at] + changed + text[at + 2 :]

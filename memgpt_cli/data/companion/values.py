@@ -89,7 +89,7 @@ def _held_out(language: str, split: str) -> frozenset[str]:
 
 
 @cache
-def _words(language: str, split: str) -> tuple[str, ...]:
+def words_of(language: str, split: str) -> tuple[str, ...]:
     """Every different word of a split's listed values, in English; in Chinese the values themselves."""
     values = [v for kind in value_lists() for v in _listed(kind, language, split)]
     pattern = r"[^\W\d_]{2,}" if language == "zh" else r"[^\W\d_]{3,}"
@@ -107,15 +107,15 @@ def _strange(value: str, rng: random.Random, split: str) -> str:
     odd = rng.choice((0.3, 0.6, 1.0))  # so many of its words are made up
     return re.sub(
         r"[^\W_]+",
-        lambda m: m.group() if m.group().lower() in _SMALL else _strange_word(m.group(), rng, split, odd),
+        lambda m: m.group() if m.group().lower() in _SMALL else strange_word(m.group(), rng, split, odd),
         value,
     )
 
 
-def _strange_word(word: str, rng: random.Random, split: str, odd: float) -> str:
+def strange_word(word: str, rng: random.Random, split: str, odd: float) -> str:
     if rng.random() < odd:
         return invent(word, rng)
-    other = rng.choice(_words("en", split))
+    other = rng.choice(words_of("en", split))
     return word if rng.random() < 0.3 else other.capitalize() if word[0].isupper() else other.lower()
 
 
@@ -123,18 +123,8 @@ def _strange_run(run: str, rng: random.Random, split: str) -> str:
     """Characters that Chinese names are made of, or the beginning of one value and the end of another."""
     if rng.random() < 0.5:
         return invent(run, rng)
-    other = rng.choice(_words("zh", split))
+    other = rng.choice(words_of("zh", split))
     return run[: rng.randint(0, len(run) - 1)] + other[rng.randint(0, len(other) - 1) :]
-
-
-def changed(text: str, rng: random.Random, language: str) -> str:
-    """A sentence with some of its longer words changed (of Chinese, two characters): for what tells nothing, whatever it names."""
-    if language == "en":
-        return re.sub(
-            r"[A-Za-z]{5,}", lambda m: _strange_word(m.group(), rng, "train", 0.4) if rng.random() < 0.4 else m.group(), text
-        )
-    at, word = rng.randint(0, max(0, len(text) - 3)), rng.choice(_words("zh", "train"))
-    return text[:at] + word + text[at + 2 :]
 
 
 def _number(rng: random.Random, kind: str) -> str:

@@ -109,3 +109,8 @@ def phrases() -> dict[str, Any]:
     """The fixed phrases of replies, and what roles are called."""
     found: dict[str, Any] = _read("phrases")
     return found
+
+
+def kept() -> tuple[str, ...]:
+    """How a reply begins that keeps what it says."""
+    return tuple(phrases()[language]["kept"].strip() for language in phrases())
