@@ -32,7 +32,7 @@ class Row:
     asked: int
     exact: dict[str, float]  # by ability
     false_memories: float  # questions of what was never told, or is forgotten, that were answered with something
-    leaks: int  # answers that said a value that had been forgotten
+    leaks: int  # answers that said a value that had been forgotten and that the question does not name
     after_forgetting: int  # questions of what had been forgotten
     conversation: float  # of the questions, answered right where all that was told had been told to the assistant itself
     answer_ms: float
@@ -142,7 +142,7 @@ def _ask(session: Session, examples: Iterable[Example], tally: _Tally, lost: fro
             tally.invented.append(not right and not _abstains(said))
         if ability == "after forgetting":
             tally.forgotten += 1
-            tally.leaks += any(value in said for value in lost)
+            tally.leaks += any(value in said and value not in example.input for value in lost)
 
 
 def _abstains(said: str) -> bool:
