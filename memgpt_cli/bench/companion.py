@@ -11,7 +11,6 @@ from pathlib import Path
 
 from memgpt_cli.bench.facts import Report
 from memgpt_cli.data.companion.life import ABSTAINING, BOT, USER, Life
-from memgpt_cli.data.companion.wordings import LANGUAGES
 from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.data.sources import find_source, make_options
 from memgpt_cli.data.sources.companion import CompanionOptions
@@ -67,7 +66,7 @@ def measure_companion(
         raise UsageError(f"{session.name} was trained on '{data.source}': memgpt bench companion asks a run of data=companion")
     options = make_options(find_source("companion"), data.options)
     assert isinstance(options, CompanionOptions)
-    languages = LANGUAGES if options.language == "both" else (options.language,)
+    languages = options.languages
     rows = []
     for size in sizes:
         rng, tally = random.Random(f"{seed}/companion"), _Tally()  # the same lives at every size

@@ -136,13 +136,11 @@ def description_of(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model that is T5 in all but memory; raises CheckpointError with every setting that is not."""
     wrong = [
         f"model.{name}={getattr(config, name)} (T5 has {needed})"
-        for name, needed in (("scale_embeddings", False), ("scale_attention", False), ("copy", False))
+        for name, needed in (("scale_embeddings", False), ("scale_attention", False), ("copy", False), ("convolution", False))
         if getattr(config, name) != needed
     ]
     if config.memory.vector:
         wrong.append("model.memory.vector=True (T5 has none)")
-    if config.convolution:
-        wrong.append("model.convolution=True (T5 has none)")
     if config.position == "rope":
         wrong.append("model.position=rope (T5 has relative)")
     if wrong:

@@ -21,8 +21,8 @@ def slip(text: str, rng: random.Random) -> str:
         return text
     at = rng.choice(places)
     a, b = text[at], text[at + 1]
-    changed = rng.choice((b, a + a + b, b + a, rng.choice("abcdefghijklmnopqrstuvwxyz") + b))
-    return text[:at] + changed + text[at + 2 :]
+    struck = rng.choice((b, a + a + b, b + a, rng.choice("abcdefghijklmnopqrstuvwxyz") + b))
+    return text[:at] + struck + text[at + 2 :]
 
 
 def changed(text: str, rng: random.Random, language: str) -> str:

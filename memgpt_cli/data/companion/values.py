@@ -80,20 +80,22 @@ def _listed(kind: str, language: str, split: str) -> tuple[str, ...]:
     return tuple(v for v in value_lists()[kind][language] if deal(v) % 8 in share)
 
 
+def _every(language: str, split: str) -> list[str]:
+    """The values of all types that belong to a split."""
+    return [v for kind in value_lists() for v in _listed(kind, language, split)]
+
+
 @cache
 def _held_out(language: str, split: str) -> frozenset[str]:
     """Every listed value that belongs to another split."""
-    return frozenset(v for kind in value_lists() for v in value_lists()[kind][language]) - {
-        v for kind in value_lists() for v in _listed(kind, language, split)
-    }
+    return frozenset(v for lists in value_lists().values() for v in lists[language]).difference(_every(language, split))
 
 
 @cache
 def words_of(language: str, split: str) -> tuple[str, ...]:
     """Every different word of a split's listed values, in English; in Chinese the values themselves."""
-    values = [v for kind in value_lists() for v in _listed(kind, language, split)]
     pattern = r"[^\W\d_]{2,}" if language == "zh" else r"[^\W\d_]{3,}"
-    words = (w for v in values for w in re.findall(pattern, v) if w.lower() not in _SMALL)
+    words = (w for v in _every(language, split) for w in re.findall(pattern, v) if w.lower() not in _SMALL)
     return tuple(dict.fromkeys(words))
 
 

@@ -36,6 +36,11 @@ class CompanionOptions:
     others: int = 80
     relations: tuple[str, ...] = ()
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that lives are told in, in turn."""
+        return LANGUAGES if self.language == "both" else (self.language,)
+
     def __post_init__(self) -> None:
         for name in self.relations:
             if name not in relations():
@@ -52,7 +57,7 @@ class CompanionOptions:
 def generate_companion(path: object, options: CompanionOptions, where: Where) -> Iterator[Episode]:
     """Lives of one split; of validation and test, every other one in wordings that training holds, all with their own names."""
     rng = random.Random(f"{where.seed}/companion/{where.split}")
-    languages = LANGUAGES if options.language == "both" else (options.language,)
+    languages = options.languages
     for n in range(getattr(options, f"episodes_{where.split}")):
         language = languages[n % len(languages)]
         life = Life(rng, language, where.split, known=n % 4 < 2, only=options.relations, invented=options.invented)
