@@ -8,8 +8,8 @@ message's wording never occurs in training.
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from memgpt_cli.data.companion.slots import LIST, PERSON, Slot, Told, by_other_words, fill
 from memgpt_cli.data.companion.typed import changed, hurried, slip
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, Relation, Wordings, kept, of_split, phrases, relations, talk
@@ -20,21 +20,6 @@ USER, BOT = "user", "bot"
 OUTSIDE = ("outside", "other_people_facts")
 ABSTAINING = ("abstention", "after forgetting")
 """Abilities that consist in saying that something was never told, or is forgotten."""
-LIST = 4  # values that are told of a list at most
-
-
-@dataclass(frozen=True)
-class _Told:
-    value: str
-    entry: int
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """What has one answer, or one list of answers: a relation, and a key where it has one."""
-
-    relation: Relation
-    key: str
 
 
 class Life:
@@ -65,7 +50,7 @@ class Life:
         self.about_persons = [relation for relation in self.relations if relation.id.startswith("person_")]
         self.phrases = phrases()[language]
         self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
-        self.told: dict[_Slot, list[_Told]] = {}
+        self.told: dict[Slot, list[Told]] = {}
         self.names: list[str] = []  # of keys that are persons: the same people come again
         self.session = 0  # the first entry of this session; older ones were told in sessions before it
         self.values_lost: frozenset[str] = frozenset()  # what nothing says any more after a forgetting
@@ -76,11 +61,14 @@ class Life:
     def _pick(self, wordings: Sequence[str]) -> str:
         return self.rng.choice(of_split(wordings, self.split, self.known))
 
-    def _words(self, slot: _Slot) -> Wordings:
+    def _words(self, slot: Slot) -> Wordings:
         return slot.relation.words[self.language]
 
-    def _fill(self, text: str, slot: _Slot, value: str = "") -> str:
-        return text.replace("{k}", slot.key).replace("{x}", value)
+    def _said(self, text: str, slot: Slot, value: str = "") -> str:
+        return fill(text, slot, value, self.language, reply=False)
+
+    def _reply(self, text: str, slot: Slot, value: str = "") -> str:
+        return fill(text, slot, value, self.language, reply=True)
 
     def _typed(self, wording: str, question: bool, timed: bool = False) -> str:
         """The wording as somebody types it: with something before and after it, or with a slip.
@@ -113,7 +101,7 @@ class Life:
 
     # what happens
 
-    def _say(self, text: str, reply: str, ability: str, evidence: Sequence[_Told] = ()) -> int:
+    def _say(self, text: str, reply: str, ability: str, evidence: Sequence[Told] = ()) -> int:
         """One message and its reply; returns the entry it became, or would have become."""
         self.dialogue.add(Turn(USER, text))
         source, sees = self.dialogue.asks()
@@ -122,33 +110,43 @@ class Life:
         self.dialogue.add(Turn(BOT, reply))
         return sees
 
-    def _new_slot(self) -> _Slot:
+    def _new_slot(self) -> Slot:
         """One that can be told of; where nearly everything has been told, one that was."""
         begun = [slot for slot, told in self.told.items() if slot.relation.many and len(told) < LIST]
         if begun and self.rng.random() < 0.1:  # lists grow
             return self.rng.choice(begun)
         for _ in range(50):
             relation = self.rng.choice(self.relations)
-            slot = _Slot(relation, self._key(relation.key) if relation.key else "")
-            if len(self.told.get(slot, ())) < (LIST if relation.many else 1):
+            slot = Slot(relation, self._key(relation.key) if relation.key else "")
+            if len(self.told.get(slot, ())) < (LIST if relation.many else 1) and not self._told_otherwise(slot):
                 break
         return slot
 
+    def _told_otherwise(self, slot: Slot) -> bool:
+        return any(other in self.told for other in self._by_other_words(slot))
+
+    def _by_other_words(self, slot: Slot) -> list[Slot]:
+        return by_other_words(slot, self.told, self.phrases["roles"])
+
     def _key(self, kind: str) -> str:
         """A key: often one that was heard before, so that what is told of one thing is not told of another."""
-        heard = self.names if kind == "given_name" else [s.key for s in self.told if s.relation.key == kind]
+        if kind == PERSON and self.rng.random() < 0.25:
+            return self.rng.choice([*self.phrases["roles"].values()])
+        heard = self.names if kind == PERSON else [s.key for s in self.told if s.relation.key == kind]
         key = self.rng.choice(heard) if heard and self.rng.random() < 0.5 else self._value(kind)
-        if kind == "given_name":
+        if kind == PERSON:
             self.names.append(key)
         return key
 
-    def _told_value(self, slot: _Slot) -> str:
+    def _told_value(self, slot: Slot) -> str:
         old = {t.value for t in self.told.get(slot, ())}
         while True:
             value = self._value(slot.relation.value, slot.relation.id)
+            if slot.relation.key and slot.relation.value == PERSON and self.rng.random() < 0.25:
+                value = self.rng.choice([*self.phrases["roles"].values()])
             if value not in old and value != slot.key:
                 break
-        if slot.relation.value == "given_name" and self.rng.random() < 0.7:
+        if slot.relation.value == PERSON and not slot.relation.key and self.rng.random() < 0.7:
             self.names.append(value)  # of whom more may be told
         return value
 
@@ -173,20 +171,20 @@ class Life:
     def _joined(self, *sentences: str) -> str:
         return (" " if self.language == "en" else "").join(sentences)
 
-    def _telling(self, slot: _Slot, how: str) -> tuple[str, str, list[tuple[_Slot, str]]]:
+    def _telling(self, slot: Slot, how: str) -> tuple[str, str, list[tuple[Slot, str]]]:
         """A message that tells a value of a slot, what confirms it, and what it tells."""
         values = [self._told_value(slot)]
         if slot.relation.many and self.rng.random() < 0.3:
             more = self._told_value(slot)
             values += [more] if more != values[0] else []
         wording, shown = self._pick(getattr(self._words(slot), how)), self._list(values)
-        text = self._fill(self._typed(wording, question=False), slot, shown)
-        return text, self._fill(self._words(slot).say, slot, shown), [(slot, v) for v in values]
+        text = self._said(self._typed(wording, question=False), slot, shown)
+        return text, self._reply(self._words(slot).say, slot, shown), [(slot, v) for v in values]
 
-    def _keep(self, text: str, reply: str, new: Sequence[tuple[_Slot, str]], ability: str) -> None:
+    def _keep(self, text: str, reply: str, new: Sequence[tuple[Slot, str]], ability: str) -> None:
         entry = self._say(text, self.phrases["kept"] + reply, ability)
         for slot, value in new:
-            self.told.setdefault(slot, []).append(_Told(value, entry))
+            self.told.setdefault(slot, []).append(Told(value, entry))
 
     def update(self) -> bool:
         """Tells one thing anew."""
@@ -213,17 +211,19 @@ class Life:
         ability = "list" if slot.relation.many and len(told) > 1 else "update" if len(told) > 1 else "extraction"
         if ability == "extraction" and told[0].entry < self.session:
             ability = "across sessions"
-        self._question(slot, "ask", self._fill(self._words(slot).say, slot, self._list([t.value for t in mine])), ability, mine)
+        self._question(
+            slot, "ask", self._reply(self._words(slot).say, slot, self._list([t.value for t in mine])), ability, mine
+        )
         return True
 
-    def _question(self, slot: _Slot, kind: str, reply: str, ability: str, told: Sequence[_Told]) -> None:
+    def _question(self, slot: Slot, kind: str, reply: str, ability: str, told: Sequence[Told]) -> None:
         timed = kind != "ask"
         if timed and self.rng.random() < 0.5:  # any question asks for a time with a few words more
             wording = self._pick(self.phrases[kind]).replace("{q}", self._pick(self._words(slot).ask))
         else:
             wording = self._pick(getattr(self._words(slot), kind))
         text = self._typed(wording, question=True, timed=timed)
-        self._say(self._fill(text, slot), reply, ability, told)
+        self._say(self._said(text, slot), reply, ability, told)
 
     def ask_time(self) -> bool:
         """Asks for what was true before, or at first."""
@@ -233,41 +233,36 @@ class Life:
         slot = self.rng.choice(slots)
         told, words = self.told[slot], self._words(slot)
         if self.rng.random() < 0.5:
-            was = self.phrases["was"] + self._fill(words.say, slot, told[-2].value) if len(told) > 1 else ""
+            was = self.phrases["was"] + self._reply(words.say, slot, told[-2].value) if len(told) > 1 else ""
             self._question(slot, "before", was or self.phrases["nothing_before"], "time", told[-2:])
         else:
-            self._question(slot, "first", self.phrases["began"] + self._fill(words.say, slot, told[0].value), "time", told[:1])
+            self._question(slot, "first", self.phrases["began"] + self._reply(words.say, slot, told[0].value), "time", told[:1])
         return True
 
     def ask_joined(self) -> bool:
-        """Asks by what somebody is to the person ("my sister") for what was told of their name.
+        """Asks by what somebody is to the person ("my sister") for what was told of their name; or where no name is known.
 
         The reply says who that is first, and then what was asked, each as it was told: a step at a time.
         """
         if not self.about_persons:
             return False
-        known = [s for s in self.told if s.relation.id in self.phrases["roles"]]
-        others = [r for r in self.relations if r.id in self.phrases["roles"] and _Slot(r, "") not in known]
-        if not known or (others and self.rng.random() < 0.04):
-            if not others:
-                return False
-            role = _Slot(self.rng.choice(others), "")
-            return self._ask_of(role, _Slot(self.rng.choice(self.about_persons), ""), self._words(role).unknown, [])
+        roles: dict[str, str] = self.phrases["roles"]
+        known = [s for s in self.told if s.relation.id in roles]
+        if not known or self.rng.random() < 0.04:
+            slot = Slot(self.rng.choice(self.about_persons), self.rng.choice([*roles.values()]))
+            return self._ask_unknown(slot, "ask")
         role = self.rng.choice(known)
         name = self.told[role][-1]
-        about = [s for s in self.told if s.key == name.value and s.relation.key == "given_name"]
+        about = [s for s in self.told if s.key == name.value and s.relation.key == PERSON]
         some = about and self.rng.random() < 0.8
-        slot = self.rng.choice(about) if some else _Slot(self.rng.choice(self.about_persons), name.value)
+        slot = self.rng.choice(about) if some else Slot(self.rng.choice(self.about_persons), name.value)
+        if Slot(slot.relation, roles[role.relation.id]) in self.told:
+            return False
         told, words = self.told.get(slot, []), self._words(slot)
-        asked = self._fill(words.say, slot, told[-1].value) if told else self._fill(words.unknown, slot)
-        reply = self._joined(self._fill(self._words(role).say, role, name.value), asked)
-        return self._ask_of(role, slot, reply, [name, *told[-1:]])
-
-    def _ask_of(self, role: _Slot, slot: _Slot, reply: str, evidence: Sequence[_Told]) -> bool:
-        """Asks what a slot asks, of somebody who is named by their role; two pieces of evidence are two facts joined."""
-        text = self._typed(self._pick(self._words(slot).ask), question=True)
-        text = text.replace("{k}", self.phrases["roles"][role.relation.id])
-        self._say(text, reply, "two facts" if len(evidence) == 2 else "abstention", evidence)
+        asked = self._reply(words.say, slot, told[-1].value) if told else self._reply(words.unknown, slot)
+        reply = self._joined(self._reply(self._words(role).say, role, name.value), asked)
+        text = self._typed(self._pick(words.ask), question=True).replace("{k}", roles[role.relation.id])
+        self._say(text, reply, "two facts" if told else "abstention", [name, *told[-1:]])
         return True
 
     def tell_of_a_relative(self) -> bool:
@@ -275,7 +270,7 @@ class Life:
         names = [told[-1].value for s, told in self.told.items() if s.relation.id in self.phrases["roles"]]
         if not names or not self.about_persons:
             return False
-        slot = _Slot(self.rng.choice(self.about_persons), self.rng.choice(names))
+        slot = Slot(self.rng.choice(self.about_persons), self.rng.choice(names))
         if slot in self.told:
             return False
         self._keep(*self._telling(slot, "tell"), "telling")
@@ -286,11 +281,14 @@ class Life:
         near = {(s.relation.value, s.relation.key) for s in self.told}
         candidates = [r for r in self.relations if (r.value, r.key) in near] if self.rng.random() < 0.6 else []
         relation = self.rng.choice(candidates or self.relations)
-        slot = _Slot(relation, self._key(relation.key) if relation.key else "")
-        if slot in self.told:
-            return False
         kinds = ["ask"] if relation.many else ["ask", "ask", "ask", "before", "first"]
-        self._question(slot, self.rng.choice(kinds), self._fill(self._words(slot).unknown, slot), "abstention", ())
+        return self._ask_unknown(Slot(relation, self._key(relation.key) if relation.key else ""), self.rng.choice(kinds))
+
+    def _ask_unknown(self, slot: Slot, kind: str) -> bool:
+        named = slot.key in self.phrases["roles"].values() and self._by_other_words(slot)
+        if named or slot in self.told or self._told_otherwise(slot):  # of whom the name is known, `ask_joined` asks
+            return False
+        self._question(slot, kind, self._reply(self._words(slot).unknown, slot), "abstention", ())
         return True
 
     def chat(self) -> bool:
@@ -308,10 +306,10 @@ class Life:
     def stray(self) -> bool:
         """Tells or asks what none of the relations is about: it is no memory, and nothing is known of it."""
         relation = self.rng.choice(self.others)
-        slot = _Slot(relation, self._value(relation.key) if relation.key else "")
+        slot = Slot(relation, self._value(relation.key) if relation.key else "")
         asks = self.rng.random() < 0.5
         wording = self._pick(self._words(slot).ask if asks else self._words(slot).tell)
-        text = self._fill(self._typed(wording, question=asks), slot, self._value(relation.value, relation.id))
+        text = self._said(self._typed(wording, question=asks), slot, self._value(relation.value, relation.id))
         self._say(text, talk()["outside" if asks else "chat"].reply[self.language], "outside" if asks else "talk")
         return True
 
@@ -341,7 +339,7 @@ class Life:
         relation = self.rng.choice(among or [relation for relation in relations().values() if relation.key])
         assert relation.key is not None
         key = self._value(relation.key)
-        return key, self._telling(_Slot(relation, key), "tell")[1]
+        return key, self._telling(Slot(relation, key), "tell")[1]
 
     def beside(self, others: int, languages: Sequence[str] = LANGUAGES) -> None:
         """Begins with so much that is in memory already: of things and people this life does not know, in these languages.
@@ -360,7 +358,7 @@ class Life:
         told = [text for _, text in known]
         if away.language != self.language and rng.random() < 0.5:
             own = rng.sample(self.relations, min(len(self.relations) // 3, others // 2))
-            told += [away._telling(_Slot(r, away._value(r.key) if r.key else ""), "tell")[1] for r in own]
+            told += [away._telling(Slot(r, away._value(r.key) if r.key else ""), "tell")[1] for r in own]
             self.relations = [r for r in self.relations if r not in own]
             rng.shuffle(told)
         for text in told:
@@ -383,15 +381,17 @@ class Life:
         first = len(self.examples)
         for slot in slots:
             told = [t for t in self.told[slot] if t.entry not in lost]
+            if slot in gone and self._by_other_words(slot):
+                continue  # of whom more is known than this slot says
             if not told or (slot.relation.many and slot in gone):
-                ability, reply = "after forgetting", self._fill(self._words(slot).unknown, slot)
+                ability, reply = "after forgetting", self._reply(self._words(slot).unknown, slot)
             elif len(told) == len(self.told[slot]):
                 mine = told if slot.relation.many else told[-1:]
-                ability, reply = "extraction", self._fill(self._words(slot).say, slot, self._list([t.value for t in mine]))
+                ability, reply = "extraction", self._reply(self._words(slot).say, slot, self._list([t.value for t in mine]))
             else:
                 continue
             told = told if slot.relation.many else told[-1:]
-            self._question(slot, "ask", reply, ability, [_Told(t.value, place[t.entry]) for t in told])
+            self._question(slot, "ask", reply, ability, [Told(t.value, place[t.entry]) for t in told])
         examples = tuple(Example(x.input, x.target, len(stays), (), x.evidence, x.task) for x in self.examples[first:])
         del self.examples[first:]
         return Episode(name, tuple(self.dialogue.entries[n] for n in stays), examples)
