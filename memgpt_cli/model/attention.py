@@ -193,8 +193,10 @@ class Packing:
 
     def of_example(self, x: Tensor) -> Tensor:
         """[G, E, L] -> [G, Q, L], or [G, H, E, L] -> [G, H, Q, L]: each token gets its example's row."""
-        example = self.example[:, None, :, None] if x.dim() == 4 else self.example[..., None]
-        return x.gather(-2, example.expand(*x.shape[:-2], -1, x.shape[-1]))
+        episodes, examples, width = x.shape[0], x.shape[-2], x.shape[-1]
+        block = torch.arange(math.prod(x.shape[:-2]), device=x.device).view(episodes, -1, 1)  # whose rows they are
+        rows = (block * examples + self.example[:, None]).flatten()
+        return x.reshape(math.prod(x.shape[:-1]), width).index_select(0, rows).view(*x.shape[:-2], self.example.shape[1], width)
 
 
 class SharedRead(torch.autograd.Function):
@@ -206,7 +208,9 @@ class SharedRead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B, Q, K], k and v [B, M, K], bias [B, Q, M] -> read [B, Q, K], log-normaliser [B, Q], attention [B, Q, M]."""
+        """q [B, Q, K], k and v [B, M, K], bias [B, Q or 1, M] -> read [B, Q, K], log-normaliser [B, Q], attention [B, Q, M]."""
+        ctx.set_materialize_grads(False)  # the attention's would be as large as itself
+        ctx.bias_rows = bias.shape[1]
         logits = torch.baddbmm(bias, q, k.transpose(1, 2))
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
@@ -221,11 +225,35 @@ class SharedRead(torch.autograd.Function):
         return out, normaliser, attention
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor, d_normaliser: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, d_out: Tensor | None, d_normaliser: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         q, k, v, attention, out = ctx.saved_tensors
+        d_out = torch.zeros_like(out) if d_out is None else d_out
         d_logits = d_out @ v.transpose(1, 2)
-        d_logits.add_((d_normaliser - (d_out * out).sum(-1)).to(d_logits.dtype)[..., None]).mul_(attention)
-        return d_logits @ k, d_logits.transpose(1, 2) @ q, attention.transpose(1, 2) @ d_out, d_logits
+        shift = -(d_out * out).sum(-1) if d_normaliser is None else d_normaliser - (d_out * out).sum(-1)
+        d_logits.add_(shift.to(d_logits.dtype)[..., None]).mul_(attention)
+        d_bias = None
+        if ctx.needs_input_grad[3]:
+            d_bias = d_logits if ctx.bias_rows > 1 else d_logits.sum(1, keepdim=True)
+        return d_logits @ k, d_logits.transpose(1, 2) @ q, attention.transpose(1, 2) @ d_out, d_bias
+
+
+class Reading(NamedTuple):
+    """How a layer attended to the memory: within it, and how much of all attention that was. Without gradient."""
+
+    attention: Tensor  # [G, H, Q, M], each row sums to 1
+    share: Tensor | None  # [G, H, Q], None where there is no memory
+
+    def mean(self) -> Tensor:
+        """[G, Q, M]: the mean over heads."""
+        return self._over_heads(self.attention)
+
+    def null(self) -> Tensor:
+        """[G, Q]: the null slot's, the mean over heads."""
+        return self._over_heads(self.attention[..., :1])[..., 0]
+
+    def _over_heads(self, attention: Tensor) -> Tensor:
+        attention = attention.float()
+        return (attention if self.share is None else attention * self.share[..., None]).mean(1)
 
 
 class ReadAttention(nn.Module):
@@ -259,21 +287,22 @@ class ReadAttention(nn.Module):
         memory: KV,
         bias: tuple[Tensor, Tensor],
         packing: Packing,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Reading]:
         """x [G, Q, D], inputs [G, E, H, S, K] and memory [G, H, M, K] (keys, values), bias of inputs [G, E, S] and of
-        memory [G, H, Q, M] -> output [G, Q, D], attention on memory [G, H, Q, M] (no gradient)."""
+        memory [G, H, Q, M] -> output [G, Q, D], and how the memory was attended to."""
         q = (self.q(x) * self.scale).unflatten(-1, (self.heads, -1))  # [G, Q, H, K]
-        own = packing.unpack(q).transpose(2, 3) @ inputs[0].transpose(-1, -2) + bias[0][:, :, None, None]  # [G, E, H, T, S]
-        found = own.softmax(-1, dtype=torch.float32).to(x.dtype) @ inputs[1]
+        own_bias = bias[0].to(x.dtype)[:, :, None, None].expand(-1, -1, self.heads, -1, -1)
+        flat = [t.flatten(0, 2) for t in (packing.unpack(q).transpose(2, 3), *inputs, own_bias)]  # of each example and head
+        found, own, _ = (t.unflatten(0, own_bias.shape[:3]) for t in SharedRead.apply(*flat))
         found = packing.pack(found.transpose(2, 3))  # [G, Q, H, K]
         if not memory[0].shape[2]:
-            return self.o(found.flatten(2)), bias[1]
+            return self.o(found.flatten(2)), Reading(bias[1], None)
         flat = [t.flatten(0, 1) for t in (q.transpose(1, 2), *memory, bias[1].to(x.dtype))]
         read, normaliser, attention = (t.unflatten(0, (x.shape[0], self.heads)) for t in SharedRead.apply(*flat))
         # the share of memory in the joint softmax
-        share = torch.sigmoid(normaliser.transpose(1, 2) - packing.pack(own.float().logsumexp(-1).transpose(2, 3)))  # [G, Q, H]
+        share = torch.sigmoid(normaliser.transpose(1, 2) - packing.pack(own.transpose(2, 3)))  # [G, Q, H]
         if self.gate is not None:
             share = share * self.gate
         weight = share[..., None].to(x.dtype)
         out = (found * (1 - weight) + read.transpose(1, 2) * weight).flatten(2)
-        return self.o(out), attention * share.detach().clamp(min=0).transpose(1, 2)[..., None]
+        return self.o(out), Reading(attention, share.detach().clamp(min=0).transpose(1, 2))

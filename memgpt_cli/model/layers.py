@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from memgpt_cli.model.attention import KV, Packing, ReadAttention, SelfAttention
+from memgpt_cli.model.attention import KV, Packing, ReadAttention, Reading, SelfAttention
 from memgpt_cli.schema import ModelConfig
 
 
@@ -121,10 +121,10 @@ class DecoderLayer(nn.Module):
         read_bias: tuple[Tensor, Tensor],
         packing: Packing,
         past: KV | None,
-    ) -> tuple[Tensor, Tensor, KV | None]:
-        """x [G, Q, D] -> [G, Q, D], the attention read with, on memory [G, H, Q, M], and the past grown by x."""
+    ) -> tuple[Tensor, Reading, KV | None]:
+        """x [G, Q, D] -> [G, Q, D], how the memory was attended to, and the past grown by x."""
         attended, past = self.attention(self.attention_norm(x), bias, past, packing)
         x = x + self.dropout(attended)
-        found, attention = self.read(self.read_norm(x), read.inputs, read.memory, read_bias, packing)
+        found, reading = self.read(self.read_norm(x), read.inputs, read.memory, read_bias, packing)
         x = x + self.dropout(found)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), attention, past
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), reading, past

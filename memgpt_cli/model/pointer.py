@@ -24,6 +24,7 @@ class Mass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, holds: Tensor) -> tuple[Tensor, Tensor]:
         """logits [.., L], holds [.., L] bool -> mass [..], attention [.., L]."""
+        ctx.set_materialize_grads(False)
         attention = logits.softmax(-1)
         held = attention * holds
         mass = held.sum(-1)
@@ -32,7 +33,9 @@ class Mass(torch.autograd.Function):
         return mass, attention
 
     @staticmethod
-    def backward(ctx: Any, d_mass: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, d_mass: Tensor | None, _: None) -> tuple[Tensor | None, None]:
+        if d_mass is None:
+            return None, None
         attention, held, mass = ctx.saved_tensors
         return torch.addcmul(held, attention, mass[..., None], value=-1).mul_(d_mass[..., None]), None
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from memgpt_cli.model.attention import KV, MASKED, Packing, RelativeBias, causal_bias, window_bias
+from memgpt_cli.model.attention import KV, MASKED, Packing, Reading, RelativeBias, causal_bias, window_bias
 from memgpt_cli.model.inputs import Batch, plain_batch, shift
 from memgpt_cli.model.layers import DecoderLayer, EncoderLayer, LayerKV
 from memgpt_cli.model.pointer import BACK, Pointed, Pointer, PointerContext, copied_distribution, copied_mass, copyable, mix
@@ -76,14 +76,19 @@ class Cache:
 @dataclass(frozen=True)
 class Decoded:
     hidden: Tensor  # [G, Q, D]
-    attentions: list[Tensor]  # of each layer, [G, H, Q, M] on memory
+    readings: list[Reading]  # how each layer attended to the memory
     pointed: Pointed | None
     packing: Packing
     cache: Cache | None  # grown by what was decoded, where one was given
 
     def attention(self) -> Tensor:
         """[G, Q, M]: attention on memory, the mean over layers and heads."""
-        return sum(a.float().mean(1) for a in self.attentions) / len(self.attentions)  # type: ignore[return-value]
+        return torch.stack([reading.mean() for reading in self.readings]).mean(0)
+
+    def null(self) -> Tensor | None:
+        """[G, Q]: attention on the null slot, the mean over layers and heads; None without memory."""
+        with_memory = all(reading.share is not None for reading in self.readings)
+        return torch.stack([reading.null() for reading in self.readings]).mean(0) if with_memory else None
 
 
 @dataclass(frozen=True)
@@ -296,18 +301,18 @@ class MemoryTransformer(nn.Module):
             position = self.decoder.position(length, total)
             bias = position if bias is None else bias + position
         read_bias = (context.input_bias, packing.of_example(context.memory_bias))
-        attentions, grown = [], []
+        readings, grown = [], []
         for n, layer in enumerate(self.decoder.layers):
             past = cache.layers[n] if cache else None
-            x, attention, past = self.decoder.run(layer, x, bias, context.layers[n], read_bias, packing, past)
-            attentions.append(attention)
+            x, reading, past = self.decoder.run(layer, x, bias, context.layers[n], read_bias, packing, past)
+            readings.append(reading)
             grown.append(past)
         hidden, pointed = self.dropout(self.decoder.norm(x)), None
         if self.pointer is not None:
             newest = torch.stack([F.pad(everything, (back, 0))[..., total - length : total] for back in range(BACK)], -1)
             pointed = self.pointer(hidden, context.pointer, newest, packing, cache and cache.pointed)
         after = Cache(everything, tuple(grown), pointed and pointed.last) if cache else None
-        return Decoded(hidden, attentions, pointed, packing, after)
+        return Decoded(hidden, readings, pointed, packing, after)
 
     def vocab_logits(self, hidden: Tensor) -> Tensor:
         """[.., D] -> [.., V] in fp32."""
@@ -350,11 +355,12 @@ class MemoryTransformer(nn.Module):
         vocab = self.vocab_logits(decoded.hidden).log_softmax(-1)
         logp = vocab.gather(-1, targets[..., None])[..., 0]
         copied = None
-        read = attention = decoded.attention()
         if decoded.pointed is not None and context.pointer is not None:
             copied, everywhere = copied_mass(decoded.pointed, context.pointer.holds(targets, packing))
             logp = mix(logp, copied, decoded.pointed.gate)
             read = everywhere[..., context.pointer.input_tokens.shape[-1] :]
+        else:
+            read = decoded.attention()
         return Scored(
             logp=logp,
             real=targets != 0,
@@ -362,7 +368,7 @@ class MemoryTransformer(nn.Module):
             example=packing.example,
             copied=copied,
             memory_attention=read,
-            null=attention[..., 0] if attention.shape[-1] else None,
+            null=decoded.null(),
             smooth=-vocab.mean(-1) if smoothing else None,
         )
 

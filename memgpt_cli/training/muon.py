@@ -22,7 +22,7 @@ def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         square = x @ x.transpose(1, 2)
-        x = a * x + (b * square + c * square @ square) @ x
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.transpose(1, 2) if tall else x
 
 
@@ -52,14 +52,14 @@ class MuonAdamW(torch.optim.AdamW):
         for weight in weights:
             by_shape.setdefault(weight.shape, []).append(weight)
         for shape, alike in by_shape.items():
-            directions = []
-            for weight in alike:
-                gradient = gradients[weight].float()
+            directions = [gradients[weight].float() for weight in alike]
+            momenta = []
+            for weight, direction in zip(alike, directions, strict=True):
                 state = self.state[weight]
                 state.setdefault("step", torch.zeros(()))  # AdamW, when it is loaded, looks for one
-                momentum = state.setdefault("momentum", torch.zeros_like(gradient))
-                momentum.lerp_(gradient, 1 - MOMENTUM)
-                directions.append(gradient.lerp(momentum, MOMENTUM))
+                momenta.append(state.setdefault("momentum", torch.zeros_like(direction)))
+            torch._foreach_lerp_(momenta, directions, 1 - MOMENTUM)
+            moved = orthogonal(torch.stack(torch._foreach_lerp(directions, momenta, MOMENTUM)))
             rate, scale = group["lr"], 0.2 * max(shape) ** 0.5
-            for weight, moved in zip(alike, orthogonal(torch.stack(directions)), strict=True):
-                weight.mul_(1 - rate * group["weight_decay"]).add_(moved.to(weight.dtype), alpha=-rate * scale)
+            torch._foreach_mul_(alike, 1 - rate * group["weight_decay"])
+            torch._foreach_add_(alike, [m.to(w.dtype) for m, w in zip(moved, alike, strict=True)], alpha=-rate * scale)
