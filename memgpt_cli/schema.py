@@ -176,6 +176,7 @@ class ModelConfig:
     position: str = "rope"  # rope | relative (T5's buckets, shared by the layers) | relative_per_layer (umT5)
     relative_buckets: int = 32  # of T5's position bias
     relative_max_distance: int = 128  # beyond which T5's position bias is one
+    qk_norm: bool = False  # normalise queries and keys, head by head
     convolution: bool = False  # a depthwise convolution over two tokens to each side before the encoder's attention
     encoder_window: int = 0  # how many tokens to each side the encoder sees (LongT5's local attention); 0 sees all
     norm_eps: float = 1e-6  # of the RMSNorm

@@ -54,6 +54,9 @@ def tiny_model(vocab_size: int, seed: int = 0, **changes: object) -> MemoryTrans
         if model.pointer is not None:  # which begins without one
             model.pointer.follow.weight.normal_(0.0, 0.3)
             model.pointer.parts.copy_(torch.rand(vocab_size, 2) < 0.5)
+        for name, weight in model.named_parameters():  # which begin as ones
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight.normal_(1.0, 0.3)
         for layer in model.encoder.layers:  # which begins as the identity
             if layer.convolution is not None:
                 layer.convolution.near.normal_(0.0, 0.3)

@@ -51,8 +51,11 @@ class Naive:
     def __init__(self, model: MemoryTransformer) -> None:
         self.m, self.c = model, model.config
 
-    def heads(self, x: Tensor) -> list[Tensor]:
-        return list(x.split(self.c.d_kv, -1))
+    def heads(self, x: Tensor, norm=None) -> list[Tensor]:
+        heads = list(x.split(self.c.d_kv, -1))
+        return (
+            heads if norm is None else [h / (h.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight for h in heads]
+        )
 
     def embed(self, ids: list[int]) -> Tensor:
         x = self.m.embedding.weight[ids]
@@ -61,7 +64,9 @@ class Naive:
     def self_attention(self, layer, x: Tensor, position, causal: bool) -> Tensor:
         a, scale = layer.attention, self.c.d_kv**-0.5 if self.c.scale_attention else 1.0
         out = []
-        for h, (q, k, v) in enumerate(zip(self.heads(a.q(x)), self.heads(a.k(x)), self.heads(a.v(x)), strict=True)):
+        for h, (q, k, v) in enumerate(
+            zip(self.heads(a.q(x), a.q_norm), self.heads(a.k(x), a.k_norm), self.heads(a.v(x)), strict=True)
+        ):
             if self.c.position == "rope":
                 q, k = rope(q), rope(k)
             rows = []
@@ -95,7 +100,12 @@ class Naive:
         scale = self.c.d_kv**-0.5 if self.c.scale_attention else 1.0
         out = []
         for h, (q, k, v) in enumerate(
-            zip(self.heads(read.q(x)), self.heads(read.k(context)), self.heads(read.v(context)), strict=True)
+            zip(
+                self.heads(read.q(x), read.q_norm),
+                self.heads(read.k(context), read.k_norm),
+                self.heads(read.v(context)),
+                strict=True,
+            )
         ):
             out.append((q @ k.T * scale + bias[:, h]).softmax(-1) @ v)
         return read.o(torch.cat(out, -1))

@@ -20,6 +20,7 @@ VARIANTS = {
     "T5's conventions": {"position": "relative", "scale_embeddings": False, "scale_logits": True, "scale_attention": False},
     "a vector of what is read": {"memory": ReadConfig(top_k=3, age_buckets=6, max_time=16, vector=True)},
     "a convolution": {"convolution": True},
+    "queries and keys normalised": {"qk_norm": True},
     "untied, top-2 of the entries": {"tie_embeddings": False, "memory": ReadConfig(top_k=2, age_buckets=6, max_time=16)},
 }
 

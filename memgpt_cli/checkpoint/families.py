@@ -135,9 +135,9 @@ def rename(weights: dict[str, Any], config: ModelConfig, decoder: bool) -> dict[
 def description_of(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` of a model that is T5 in all but memory; raises CheckpointError with every setting that is not."""
     wrong = [
-        f"model.{name}={getattr(config, name)} (T5 has {needed})"
-        for name, needed in (("scale_embeddings", False), ("scale_attention", False), ("copy", False), ("convolution", False))
-        if getattr(config, name) != needed
+        f"model.{name}={getattr(config, name)} (T5 has False)"
+        for name in ("scale_embeddings", "scale_attention", "copy", "convolution", "qk_norm")
+        if getattr(config, name)
     ]
     if config.memory.vector:
         wrong.append("model.memory.vector=True (T5 has none)")

@@ -62,7 +62,7 @@ class DecoderGraph(nn.Module):
 
 def _read(read: Any, x: Tensor, inputs: tuple[Tensor, Tensor], memory: tuple[Tensor, Tensor]) -> Tensor:
     """ReadAttention for one example a row: one softmax over input and memory, memory's share times its gate."""
-    q = (read.q(x) * read.scale).unflatten(-1, (read.heads, -1)).transpose(1, 2)  # [B, H, T, K]
+    q = read.queries(x).transpose(1, 2) * read.scale  # [B, H, T, K]
     (own_k, own_v), (memory_k, memory_v) = read.project(inputs[0]), read.project(memory[0])
     own = q @ own_k.transpose(-1, -2) + inputs[1][:, None, None]
     found = q @ memory_k.transpose(-1, -2) + memory[1][:, :, None]

@@ -73,19 +73,47 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -
     return logits.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
 
 
-class SelfAttention(nn.Module):
+class Projections(nn.Module):
+    """What every attention has: queries, keys and values by head, and the way back.
+
+    With `model.qk_norm` queries and keys are normalised, and weighted, head by head (arXiv 2010.04245, with RMSNorm).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.n_heads * config.d_kv
+        self.heads = config.n_heads
+        self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
+        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
+        self.o = nn.Linear(inner, config.d_model, bias=False)
+        self.q_norm, self.k_norm = (nn.RMSNorm(config.d_kv, config.norm_eps) if config.qk_norm else None for _ in range(2))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """[.., L, D] -> [.., L, H, K]."""
+        return self._heads(self.q(x), self.q_norm)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """[.., L, D] -> [.., L, H, K]."""
+        return self._heads(self.k(x), self.k_norm)
+
+    def values(self, x: Tensor) -> Tensor:
+        """[.., L, D] -> [.., L, H, K]."""
+        return self._heads(self.v(x), None)
+
+    def _heads(self, x: Tensor, norm: nn.Module | None) -> Tensor:
+        x = x.unflatten(-1, (self.heads, -1))
+        return x if norm is None else norm(x)
+
+
+class SelfAttention(Projections):
     """Multi-head attention of a sequence to itself, or of its end to all of it where the past's keys and values are given.
 
     With `model.position=relative_per_layer` it has a position bias of its own (umT5, arXiv 2304.09151).
     """
 
     def __init__(self, config: ModelConfig, causal: bool) -> None:
-        super().__init__()
-        inner = config.n_heads * config.d_kv
-        self.heads, self.rope = config.n_heads, config.position == "rope"
-        self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
-        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
-        self.o = nn.Linear(inner, config.d_model, bias=False)
+        super().__init__(config)
+        self.rope = config.position == "rope"
         self.attend = attend
         own = config.position == "relative_per_layer"
         self.position = RelativeBias(config, bidirectional=not causal) if own else None
@@ -98,10 +126,10 @@ class SelfAttention(nn.Module):
         A past is keys and values [B, H, keys, K]; of the first step it has no keys. With a packing x is [G, Q, D], and so is
         what comes out: B is then G*E, and L is T.
         """
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        q, k, v = self.queries(x), self.keys(x), self.values(x)
         if packing is not None:
             q, k, v = (packing.unpack(y).flatten(0, 1) for y in (q, k, v))
-        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if self.rope:
             start = past.k.shape[2] if past else 0
             q, k = rotate(q, start), rotate(k, start)
@@ -256,7 +284,7 @@ class Reading(NamedTuple):
         return (attention if self.share is None else attention * self.share[..., None]).mean(1)
 
 
-class ReadAttention(nn.Module):
+class ReadAttention(Projections):
     """The one cross-attention: a single softmax over an example's input tokens, the null slot and the memory's tokens.
 
     Keys and values of the memory are projected once for all the examples of an episode (`project`); the examples are told
@@ -268,17 +296,12 @@ class ReadAttention(nn.Module):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        inner = config.n_heads * config.d_kv
-        self.heads = config.n_heads
-        self.scale = config.d_kv**-0.5 if config.scale_attention else 1.0
-        self.q, self.k, self.v = (nn.Linear(config.d_model, inner, bias=False) for _ in range(3))
-        self.o = nn.Linear(inner, config.d_model, bias=False)
+        super().__init__(config)
         self.gate = nn.Parameter(torch.zeros(config.n_heads)) if config.memory.gate else None
 
     def project(self, states: Tensor) -> KV:
         """[.., L, D] -> keys and values [.., H, L, K]."""
-        return KV(*(f(states).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for f in (self.k, self.v)))
+        return KV(self.keys(states).transpose(-2, -3), self.values(states).transpose(-2, -3))
 
     def forward(
         self,
@@ -290,7 +313,7 @@ class ReadAttention(nn.Module):
     ) -> tuple[Tensor, Reading]:
         """x [G, Q, D], inputs [G, E, H, S, K] and memory [G, H, M, K] (keys, values), bias of inputs [G, E, S] and of
         memory [G, H, Q, M] -> output [G, Q, D], and how the memory was attended to."""
-        q = (self.q(x) * self.scale).unflatten(-1, (self.heads, -1))  # [G, Q, H, K]
+        q = self.queries(x) * self.scale  # [G, Q, H, K]
         own_bias = bias[0].to(x.dtype)[:, :, None, None].expand(-1, -1, self.heads, -1, -1)
         flat = [t.flatten(0, 2) for t in (packing.unpack(q).transpose(2, 3), *inputs, own_bias)]  # of each example and head
         found, own, _ = (t.unflatten(0, own_bias.shape[:3]) for t in SharedRead.apply(*flat))
