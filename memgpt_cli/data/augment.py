@@ -52,15 +52,19 @@ _MORE_ONSETS = [
 ]
 _MORE_VOWELS = [*_VOWELS, *["ee", "oo", "io", "ue", "ä", "ö", "ü", "é", "á", "ó", "å", "aa", "y"]]
 _MORE_CODAS = [*_CODAS, *["x", "ck", "rt", "ss", "ll", "ez", "ić", "ski", "dt", "ł", "nn", "ff", "rsch"]]
-# the characters that Chinese names and things are made of, so that a made-up one looks like them; and any other now and then.
-# Not those of grammar: where a name of them ends, in a text without spaces, nobody could tell
-_HAN = "".join(chr(c) for c in range(0x4E00, 0x9000))
+# the characters that Chinese names and things are made of, so that a made-up one looks like them; and any other in use now and
+# then (GB 2312's first level). Not those of grammar: where a name of them ends, in a text without spaces, nobody could tell
+_HAN = b"".join(bytes((row, cell)) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF if row < 0xD7 else 0xFA)).decode(
+    "gb2312"
+)
 _COMMON = (
     "人家山水火木金土云雨雪风霜雷花草树林森江河湖海洋石玉珠沙岩峰谷泉溪龙凤虎豹狮马牛羊鱼鸟猫犬兔鹿熊象鹤燕雁蝶蜂米面茶酒糖盐油饭菜果梅兰竹菊桃李杏枣莲荷"
     "松柏杨柳春夏秋冬东西南北红黄蓝绿白黑紫青银铜铁钢橙灰衣帽鞋袜裙衫车船桥路街巷楼房门窗灯桌椅床柜书笔纸画琴棋歌舞诗词星月光电声色香味甜酸苦辣早晚晨夜阳"
     "晴明亮王张刘陈赵周吴徐孙胡朱高何郭罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶阎余潘杜戴钟汪田任姜范方伟芳娜敏静丽强磊军勇艳杰娟涛超"
     "秀霞平刚桂英华慧巧美宁志义兴良仁波贵福生元全国胜学祥才发武新利清飞彬富顺信子昌成康天达安中茂进有坚和彪博诚先敬震振壮会思群豪心邦承乐绍功善厚庆医师护"
     "士工匠商店馆堂院校园站场城市镇村乡港湾岛机器针线刀剑弓箭球拍鼓笛号角瓶杯碗盘锅炉勺筷箱包袋盒伞镜表钥锁链环戒项耳手头脚眼鼻口舌牙肝胃骨肉皮毛豆腐饼糕"
+    "欣怡涵梓轩宇浩然萱琪佳嘉俊晨曦沐若莉萌婷雯琳倩妍瑶悦彤熙睿航皓铭哲泽霖凯鑫婉妮娅露薇蕾颖莹晶瑾瑜璐茜岚雅淑惠珍凤琼玲翠雁卉菲蓓芸苗蔓蓉莎依伊诺辰煜烨炎锦钧锋镇毅"
+    "翔鹏鸿骏驰腾奕昊昕晖辉峻崇岳巍琛珂珊玮璇瑞祺祥禾稼穗苹莓葵芦荟蘑菌菠芥芋薯蚕蛙龟蛇狼猴熊猪骡驴鸽鹰鹦鹉鲈鲤鳗鲨贝螺炸烤蒸煮炒烧卤拌焖浆糕酱醋酪椰卫丹嘉孟"
     "粥汤粉虾蟹鸡鸭鹅蛋奶麦芝麻核榛栗椒葱蒜韭芹萝卜瓜茄菇笋藕橘柚梨葡萄樱柠檬咖啡可碧药片膏丸"
 )
 

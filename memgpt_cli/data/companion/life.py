@@ -113,7 +113,7 @@ class Life:
     def _new_slot(self) -> Slot:
         """One that can be told of; where nearly everything has been told, one that was."""
         begun = [slot for slot, told in self.told.items() if slot.relation.many and len(told) < LIST]
-        if begun and self.rng.random() < 0.1:  # lists grow
+        if begun and self.rng.random() < 0.2:  # lists grow
             return self.rng.choice(begun)
         for _ in range(50):
             relation = self.rng.choice(self.relations)
@@ -204,7 +204,9 @@ class Life:
         if not self.told:
             return False
         slots = list(self.told)
-        anew = [1 + (len(self.told[s]) > 1) for s in slots]  # what has changed or grown is asked for twice as often
+        anew = [
+            1 if len(self.told[s]) < 2 else 4 if s.relation.many else 2 for s in slots
+        ]  # what has grown or changed: more often
         (slot,) = self.rng.choices(slots, anew)
         told = self.told[slot]
         mine = told if slot.relation.many else told[-1:]
