@@ -24,7 +24,7 @@ from memgpt_cli.config import (
     to_dict,
 )
 from memgpt_cli.data.companion.life import Life
-from memgpt_cli.data.companion.slots import Slot, by_other_words, fill
+from memgpt_cli.data.companion.slots import answered, by_other_words, fill, roles, said
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, kept, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
@@ -143,11 +143,11 @@ def test_a_life_beside_others_is_told_and_asked_of_nobody_who_was_there_before()
 )
 def test_a_role_stands_for_a_name_and_is_the_persons_own_in_the_reply(language, told, asked, reply, knows):
     relation = relations()[knows]
-    slot, value = Slot(relation, phrases()[language]["roles"]["sister"]), {"en": "Oslo", "zh": "奥斯陆"}[language]
-    words = relation.words[language]
-    assert fill(words.say, slot, value, language, reply=True) == reply
-    assert any(fill(w, slot, value, language, reply=False).capitalize() == told.capitalize() for w in words.tell)
-    assert any(fill(w, slot, "", language, reply=False) == asked for w in words.ask)
+    sister, value, words = roles(language)["sister"], {"en": "Oslo", "zh": "奥斯陆"}[language], relation.words[language]
+    assert fill(words.say, answered(sister, language), value) == reply
+    assert any(fill(w, sister, value).capitalize() == told.capitalize() for w in words.tell)
+    assert any(fill(w, sister, "") == asked for w in words.ask)
+    assert {said(sister, random.Random(n), language) for n in range(20)} == {*phrases()[language]["roles"]["sister"]}
 
 
 def test_nobody_is_told_of_by_name_and_by_role():
@@ -157,9 +157,8 @@ def test_nobody_is_told_of_by_name_and_by_role():
         for seed in range(40):
             life = Life(random.Random(seed), language, "train")
             life.live(40)
-            roles = phrases()[language]["roles"]
-            by_role += sum(slot.key in roles.values() for slot in life.told)
-            assert not [s for s in life.told for other in by_other_words(s, life.told, roles) if other in life.told]
+            by_role += sum(slot.key in roles(language).values() for slot in life.told)
+            assert not [s for s in life.told for other in by_other_words(s, life.told, language) if other in life.told]
             for example in life.examples:
                 assert not re.search(r"\b(my|My) (sister|boss|son)\b|我(姐姐|老板|儿子)", example.target), example
     assert by_role > 20

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from memgpt_cli.data.companion.slots import LIST, PERSON, Slot, Told, by_other_words, fill
+from memgpt_cli.data.companion.slots import LIST, PERSON, Slot, Told, answered, by_other_words, fill, roles, said
 from memgpt_cli.data.companion.typed import changed, hurried, slip
 from memgpt_cli.data.companion.values import make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, Relation, Wordings, kept, of_split, phrases, relations, talk
@@ -48,7 +48,7 @@ class Life:
         self.relations = [relation for name, relation in relations().items() if not only or name in only]
         self.others = [relation for relation in relations().values() if relation not in self.relations]
         self.about_persons = [relation for relation in self.relations if relation.id.startswith("person_")]
-        self.phrases = phrases()[language]
+        self.phrases, self.roles = phrases()[language], roles(language)
         self.dialogue, self.examples = Dialogue(1, kept()), list[Example]()
         self.told: dict[Slot, list[Told]] = {}
         self.names: list[str] = []  # of keys that are persons: the same people come again
@@ -65,10 +65,10 @@ class Life:
         return slot.relation.words[self.language]
 
     def _said(self, text: str, slot: Slot, value: str = "") -> str:
-        return fill(text, slot, value, self.language, reply=False)
+        return fill(text, *(said(each, self.rng, self.language) for each in (slot.key, value)))
 
     def _reply(self, text: str, slot: Slot, value: str = "") -> str:
-        return fill(text, slot, value, self.language, reply=True)
+        return fill(text, answered(slot.key, self.language), answered(value, self.language))
 
     def _typed(self, wording: str, question: bool, timed: bool = False) -> str:
         """The wording as somebody types it: with something before and after it, or with a slip.
@@ -123,15 +123,12 @@ class Life:
         return slot
 
     def _told_otherwise(self, slot: Slot) -> bool:
-        return any(other in self.told for other in self._by_other_words(slot))
-
-    def _by_other_words(self, slot: Slot) -> list[Slot]:
-        return by_other_words(slot, self.told, self.phrases["roles"])
+        return any(other in self.told for other in by_other_words(slot, self.told, self.language))
 
     def _key(self, kind: str) -> str:
         """A key: often one that was heard before, so that what is told of one thing is not told of another."""
         if kind == PERSON and self.rng.random() < 0.25:
-            return self.rng.choice([*self.phrases["roles"].values()])
+            return self.rng.choice([*self.roles.values()])
         heard = self.names if kind == PERSON else [s.key for s in self.told if s.relation.key == kind]
         key = self.rng.choice(heard) if heard and self.rng.random() < 0.5 else self._value(kind)
         if kind == PERSON:
@@ -143,7 +140,7 @@ class Life:
         while True:
             value = self._value(slot.relation.value, slot.relation.id)
             if slot.relation.key and slot.relation.value == PERSON and self.rng.random() < 0.25:
-                value = self.rng.choice([*self.phrases["roles"].values()])
+                value = self.rng.choice([*self.roles.values()])
             if value not in old and value != slot.key:
                 break
         if slot.relation.value == PERSON and not slot.relation.key and self.rng.random() < 0.7:
@@ -248,32 +245,34 @@ class Life:
         """
         if not self.about_persons:
             return False
-        roles: dict[str, str] = self.phrases["roles"]
-        known = [s for s in self.told if s.relation.id in roles]
+        known = [s for s in self.told if s.relation.id in self.roles]
         if not known or self.rng.random() < 0.04:
-            slot = Slot(self.rng.choice(self.about_persons), self.rng.choice([*roles.values()]))
+            slot = Slot(self.rng.choice(self.about_persons), self.rng.choice([*self.roles.values()]))
             return self._ask_unknown(slot, "ask")
         role = self.rng.choice(known)
         name = self.told[role][-1]
         about = [s for s in self.told if s.key == name.value and s.relation.key == PERSON]
         some = about and self.rng.random() < 0.8
         slot = self.rng.choice(about) if some else Slot(self.rng.choice(self.about_persons), name.value)
-        if Slot(slot.relation, roles[role.relation.id]) in self.told:
+        if Slot(slot.relation, self.roles[role.relation.id]) in self.told:
             return False
         told, words = self.told.get(slot, []), self._words(slot)
         asked = self._reply(words.say, slot, told[-1].value) if told else self._reply(words.unknown, slot)
         reply = self._joined(self._reply(self._words(role).say, role, name.value), asked)
-        text = self._typed(self._pick(words.ask), question=True).replace("{k}", roles[role.relation.id])
+        text = self._typed(self._pick(words.ask), question=True).replace(
+            "{k}", said(self.roles[role.relation.id], self.rng, self.language)
+        )
         self._say(text, reply, "two facts" if told else "abstention", [name, *told[-1:]])
         return True
 
     def tell_of_a_relative(self) -> bool:
-        """Tells something of somebody whose name was told as a relative's, friend's or colleague's."""
-        names = [told[-1].value for s, told in self.told.items() if s.relation.id in self.phrases["roles"]]
-        if not names or not self.about_persons:
+        """Tells something of somebody who is named by their role, or whose name was told with it."""
+        names = [told[-1].value for s, told in self.told.items() if s.relation.id in self.roles]
+        if not self.about_persons:
             return False
+        names = names if names and self.rng.random() < 0.6 else [*self.roles.values()]
         slot = Slot(self.rng.choice(self.about_persons), self.rng.choice(names))
-        if slot in self.told:
+        if slot in self.told or self._told_otherwise(slot):
             return False
         self._keep(*self._telling(slot, "tell"), "telling")
         return True
@@ -287,7 +286,7 @@ class Life:
         return self._ask_unknown(Slot(relation, self._key(relation.key) if relation.key else ""), self.rng.choice(kinds))
 
     def _ask_unknown(self, slot: Slot, kind: str) -> bool:
-        named = slot.key in self.phrases["roles"].values() and self._by_other_words(slot)
+        named = slot.key in self.roles.values() and by_other_words(slot, self.told, self.language)
         if named or slot in self.told or self._told_otherwise(slot):  # of whom the name is known, `ask_joined` asks
             return False
         self._question(slot, kind, self._reply(self._words(slot).unknown, slot), "abstention", ())
@@ -383,7 +382,7 @@ class Life:
         first = len(self.examples)
         for slot in slots:
             told = [t for t in self.told[slot] if t.entry not in lost]
-            if slot in gone and self._by_other_words(slot):
+            if slot in gone and by_other_words(slot, self.told, self.language):
                 continue  # of whom more is known than this slot says
             if not told or (slot.relation.many and slot in gone):
                 ability, reply = "after forgetting", self._reply(self._words(slot).unknown, slot)

@@ -1,5 +1,6 @@
 """What a life can be told and asked of: a relation, and whose or what it is told of."""
 
+import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,24 +26,35 @@ class Slot:
     key: str
 
 
+def roles(language: str) -> dict[str, str]:
+    """By their relations, what others are to the person: "my sister"."""
+    return {name: words[0] for name, words in phrases()[language]["roles"].items()}
+
+
 def answered(text: str, language: str) -> str:
     """A key or value as the reply names it: a role of the person's is "your sister" there, everything else is the same."""
-    if text not in phrases()[language]["roles"].values():
+    if text not in roles(language).values():
         return text
     return "你" + text[1:] if language == "zh" else re.sub("^my", "your", text)
 
 
-def fill(text: str, slot: Slot, value: str, language: str, reply: bool) -> str:
-    """A wording with its key and value in it, as the person says it or as the reply does."""
-    key = slot.key
-    if reply:
-        key, value = answered(key, language), answered(value, language)
-    text = text.replace("{k}", key).replace("{x}", value)
-    return text[0].upper() + text[1:] if reply and key and text.startswith(key) else text
+def said(text: str, rng: random.Random, language: str) -> str:
+    """A key or value as the person names it: a role by any of its words."""
+    for words in phrases()[language]["roles"].values():
+        if text == words[0]:
+            return str(rng.choice(words))
+    return text
 
 
-def by_other_words(slot: Slot, told: Mapping[Slot, list[Told]], roles: Mapping[str, str]) -> list[Slot]:
+def fill(text: str, key: str, value: str) -> str:
+    """A wording with its key and value in it; where it begins with a role, with a capital."""
+    filled = text.replace("{k}", key).replace("{x}", value)
+    return filled[0].upper() + filled[1:] if text.startswith("{k}") and key.startswith("your ") else filled
+
+
+def by_other_words(slot: Slot, told: Mapping[Slot, list[Told]], language: str) -> list[Slot]:
     """The same of the same person: of a role's bearer by name, of a name's bearer by role."""
-    bearers = [(roles[of.relation.id], fact.value) for of in told if of.relation.id in roles for fact in told[of]]
+    by_relation = roles(language)
+    bearers = [(by_relation[of.relation.id], fact.value) for of in told if of.relation.id in by_relation for fact in told[of]]
     found = [(role, name) for role, name in bearers if slot.relation.key == PERSON and slot.key in (role, name)]
     return [Slot(slot.relation, name if slot.key == role else role) for role, name in found]
