@@ -141,7 +141,8 @@ def _ask(session: Session, examples: Iterable[Example], tally: _Tally, lost: fro
             tally.invented.append(not right and not _abstains(said))
         if ability == "after forgetting":
             tally.forgotten += 1
-            tally.leaks += any(value in said and value not in example.input for value in lost)
+            named = example.input + example.target  # a role is "my sister" in the one and "your sister" in the other
+            tally.leaks += any(value in said and value not in named for value in lost)
 
 
 def _abstains(said: str) -> bool:

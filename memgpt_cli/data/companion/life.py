@@ -376,7 +376,8 @@ class Life:
         gone = set(self.rng.sample(slots, max(1, len(slots) // 4)))
         lost = {t.entry for s in gone for t in self.told[s]}
         known = {t.value for told in self.told.values() for t in told if t.entry not in lost}
-        self.values_lost = frozenset(t.value for s in gone for t in self.told[s]) - known
+        unsaid = {t.value for s in gone for t in self.told[s]} - known
+        self.values_lost = frozenset(answered(value, self.language) for value in unsaid)
         stays = [n for n in range(len(self.dialogue.entries)) if n not in lost]
         place = {old: new for new, old in enumerate(stays)}
         first = len(self.examples)

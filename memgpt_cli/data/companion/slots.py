@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from memgpt_cli.data.companion.wordings import Relation, phrases
 
@@ -26,6 +27,7 @@ class Slot:
     key: str
 
 
+@cache
 def roles(language: str) -> dict[str, str]:
     """By their relations, what others are to the person: "my sister"."""
     return {name: words[0] for name, words in phrases()[language]["roles"].items()}
@@ -54,7 +56,9 @@ def fill(text: str, key: str, value: str) -> str:
 
 def by_other_words(slot: Slot, told: Mapping[Slot, list[Told]], language: str) -> list[Slot]:
     """The same of the same person: of a role's bearer by name, of a name's bearer by role."""
+    if slot.relation.key != PERSON:
+        return []
     by_relation = roles(language)
     bearers = [(by_relation[of.relation.id], fact.value) for of in told if of.relation.id in by_relation for fact in told[of]]
-    found = [(role, name) for role, name in bearers if slot.relation.key == PERSON and slot.key in (role, name)]
+    found = [(role, name) for role, name in bearers if slot.key in (role, name)]
     return [Slot(slot.relation, name if slot.key == role else role) for role, name in found]
