@@ -11,6 +11,7 @@ from conftest import tiny_model
 from safetensors.torch import save_file
 
 from memgpt_cli.bench.companion import ASKED, _ask, _Tally, measure_companion
+from memgpt_cli.bench.conversations import hold_conversations, read_conversations
 from memgpt_cli.bench.results import results_page
 from memgpt_cli.config import (
     AugmentConfig,
@@ -24,15 +25,16 @@ from memgpt_cli.config import (
     to_dict,
 )
 from memgpt_cli.data.companion.life import Life
-from memgpt_cli.data.companion.slots import answered, by_other_words, fill, roles, said
-from memgpt_cli.data.companion.values import make_value
+from memgpt_cli.data.companion.slots import Slot, agreeing, answered, by_other_words, fill, roles, said
+from memgpt_cli.data.companion.typed import as_we
+from memgpt_cli.data.companion.values import in_words, make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, kept, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
 from memgpt_cli.data.dialogue import Dialogue, Turn, confirmed
 from memgpt_cli.data.preprocess import preprocess
 from memgpt_cli.data.sources import Where, find_source, make_options
-from memgpt_cli.errors import ConfigError, UsageError
-from memgpt_cli.inference.session import Session
+from memgpt_cli.errors import ConfigError, DataError, UsageError
+from memgpt_cli.inference.session import Reply, Session
 from memgpt_cli.schema import Example
 from memgpt_cli.tokenizer import load_tokenizer
 from memgpt_cli.training.fit import EpisodeData
@@ -148,6 +150,60 @@ def test_a_role_stands_for_a_name_and_is_the_persons_own_in_the_reply(language, 
     assert any(fill(w, sister, value).capitalize() == told.capitalize() for w in words.tell)
     assert any(fill(w, sister, "") == asked for w in words.ask)
     assert {said(sister, random.Random(n), language) for n in range(20)} == {*phrases()[language]["roles"]["sister"]}
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ("I put my {k} {x}.", "We put our {k} {x}."),
+        ("I'm home, where am I parked?", "We're home, where are we parked?"),
+        ("Tell me what I was given, it is mine.", "Tell us what we were given, it is ours."),
+        ("Imagine, Mia lives {x}", "Imagine, Mia lives {x}"),
+    ],
+)
+def test_one_of_several_tells_of_what_they_share(one, several):
+    assert as_we(one, "en") == several
+
+
+def test_in_chinese_one_of_several_tells_of_what_they_share():
+    assert as_we("我把我们的{k}放在我家", "zh") == "我们把我们的{k}放在我们家"
+
+
+@pytest.mark.parametrize(
+    ("key", "said_of_it"),
+    [
+        ("keys", "Your keys are here, where are my keys, they're gone, and they aren't."),
+        ("glass", "Your glass is here, where is my glass, it's gone, and they aren't."),
+    ],
+)
+def test_several_things_are(key, said_of_it):
+    slot = Slot(relations()["thing_place"], key)
+    assert agreeing("Your {k} is here, where is my {k}, it's gone, and they aren't.", slot).replace("{k}", key) == said_of_it
+
+
+def test_numbers_in_words():
+    assert [in_words(n, "en") for n in (0, 12, 20, 47, 99)] == ["zero", "twelve", "twenty", "forty-seven", "ninety-nine"]
+    assert [in_words(n, "zh") for n in (0, 7, 10, 12, 20, 47, 99)] == ["零", "七", "十", "十二", "二十", "四十七", "九十九"]
+
+
+@pytest.mark.parametrize(("language", "end"), [("en", ". "), ("zh", "。")])
+def test_what_is_told_of_one_person_in_one_message_is_all_confirmed_and_asked_of_them(language, end):
+    life = Life(random.Random(4), language, "train", invented=0.0)
+    while not (found := [slots for slots in _told_at_once(life) if len({slot.key for slot in slots if slot.key}) == 1]):
+        life.tell_of_a_relative()
+    entry = next(told[0].entry for slot, told in life.told.items() if slot in found[0])
+    text = life.dialogue.entries[entry].text
+    for slot in found[0]:
+        words = slot.relation.words[language].say
+        assert fill(words, answered(slot.key, language), answered(life.told[slot][0].value, language)).rstrip(end) in text
+
+
+def _told_at_once(life):
+    """Slots that one message told, by message."""
+    by_entry = defaultdict(list)
+    for slot, told in life.told.items():
+        by_entry[told[0].entry].append(slot)
+    return [slots for slots in by_entry.values() if len(slots) > 1]
 
 
 def test_nobody_is_told_of_by_name_and_by_role():
@@ -351,6 +407,53 @@ def test_the_benchmark_knows_right_answers_false_memories_and_leaks():
     assert row.exact == {"abstention+": 0.0, "after forgetting": 0.0, "extraction": 100.0, "all": 25.0}
     assert row.false_memories == pytest.approx(200 / 3), "to abstain in other words is no false memory"
     assert (row.leaks, row.after_forgetting) == (1, 2)
+
+
+def test_conversations_of_the_users_own_are_held_and_counted(small_data, tmp_path, monkeypatch):
+    folder, config = small_data
+    tokenizer = load_tokenizer(folder)
+    settings = Config(data=config, generate=GenerateConfig(max_tokens=4, min_tokens=1))
+    session = Session("tiny", None, tiny_model(len(tokenizer)), tokenizer, settings, Seen(kinds=("turn",), entries=6), "e")
+    replies = iter(["Got it. Your cat is called Tom.", "Your cat is called Tim.", "Got it. Rain.", "Your cat is called TOM."])
+    read = []
+
+    def answer(prompts, on_token=None):
+        read.append([entry.text for entry in prompts[0].entries])
+        return [Reply(next(replies))]
+
+    monkeypatch.setattr(session, "decode", answer)
+    file = tmp_path / "mine.jsonl"
+    asked = {"say": "my cat?", "kind": "ask", "expect": ["Tom"], "keeps": False}
+    told = {"say": "My cat is Tom.", "kind": "tell", "expect": ["Tom"], "keeps": True}
+    talk = {"say": "Rain again.", "kind": "talk", "keeps": False}
+    file.write_text("\n".join(json.dumps({"messages": m}) for m in ([told, asked, talk], [asked])) + "\n\n")
+    held = hold_conversations(session, read_conversations(file))
+    assert (held.right, held.asked) == ({"tell": 1, "ask": 1, "talk": 0}, {"tell": 1, "ask": 2, "talk": 1})
+    assert [(wrong.say, wrong.reply) for wrong in held.wrong] == [
+        ("my cat?", "Your cat is called Tim."),
+        ("Rain again.", "Got it. Rain."),
+    ]
+    assert read == [[], ["Your cat is called Tom."], ["Your cat is called Tom."], []], "each begins with an empty memory"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "mine.jsonl:2: no JSON"),
+        ('{"messages": []}', 'mine.jsonl:2: expected {"messages"'),
+        ('{"messages": [{"said": "x"}]}', 'a message without "say"'),
+        ('{"messages": [{"say": "x", "expects": []}]}', "with expects, expected expect, keeps, kind, say"),
+        ('{"messages": [{"say": "x", "expect": "y"}]}', "is a list of texts"),
+        ('{"messages": [{"say": "x", "keeps": "yes"}]}', "is true or false"),
+    ],
+)
+def test_a_conversation_that_is_none_is_named_by_its_line(line, message, tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"messages": [{"say": "hi"}]}\n' + line)
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_conversations(file)
+    with pytest.raises(UsageError, match="there is no file"):
+        read_conversations(tmp_path / "other.jsonl")
 
 
 def test_results_are_the_runs_own_json(tmp_path):

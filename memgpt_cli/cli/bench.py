@@ -199,6 +199,52 @@ def bench_companion(
     )
 
 
+@bench.command("conversations", epilog="Example: `memgpt bench conversations mine.jsonl --wrong --run companion-tiny`")
+def bench_conversations(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='Conversations, one a line: {"messages": [{"say": …, "kind": …, "expect": [texts of the reply], "keeps": true}, …]}.'
+        ),
+    ],
+    run: Run = "",
+    wrong: Annotated[bool, typer.Option("--wrong", help="Print the messages that were answered wrong.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Conversations of your own, held with a run: how many replies say what they should, and keep what they should."""
+    import json
+    from dataclasses import asdict
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from memgpt_cli.bench.conversations import hold_conversations, read_conversations
+    from memgpt_cli.files import write_text
+
+    conversations = read_conversations(file)
+    session = open_session(run, ["generate.beams=1"])
+    with progress("talking") as report:
+        held = hold_conversations(session, conversations, report)
+    shares = {kind: 100 * held.right[kind] / asked for kind, asked in held.asked.items()}
+    shares["all"] = 100 * sum(held.right.values()) / max(1, sum(held.asked.values()))
+    if session.folder is not None:
+        saved = session.folder / "eval" / f"bench-conversations-{file.stem}.json"
+        saved.parent.mkdir(exist_ok=True)
+        write_text(saved, json.dumps([{"messages": sum(held.asked.values()), "right": shares}], indent=1))
+    if as_json:
+        print_json(asdict(held))
+        return
+    table = Table(title=f"{session.name}: {len(conversations)} conversations of {file.name}", title_justify="left")
+    for column in ("messages", "asked", "right %"):
+        table.add_column(column, justify="left" if column == "messages" else "right")
+    for kind, share in shares.items():
+        table.add_row(escape(kind), f"{held.asked.get(kind, sum(held.asked.values())):,}", f"{share:.1f}")
+    console().print(table)
+    for one in held.wrong if wrong else []:
+        expected = f" [dim](expected: {escape(', '.join(one.expect))})[/]" if one.expect else ""
+        console().print(f"[dim]{escape(one.kind)}[/]  {escape(one.say)}\n  → {escape(one.reply)}{expected}")
+
+
 @bench.command("results", epilog="Example: `memgpt bench results demo companion-tiny --output docs/results.md`")
 def bench_results(
     runs: Annotated[list[str], typer.Argument(help="Runs that were scored by memgpt eval or memgpt bench.", metavar="RUN...")],
