@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -434,6 +435,19 @@ def test_conversations_of_the_users_own_are_held_and_counted(small_data, tmp_pat
         ("Rain again.", "Got it. Rain."),
     ]
     assert read == [[], ["Your cat is called Tom."], ["Your cat is called Tom."], []], "each begins with an empty memory"
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_the_conversations_of_the_docs_ask_only_for_what_they_told(name):
+    conversations = read_conversations(Path(__file__).parent.parent / "docs" / "conversations" / f"{name}.jsonl")
+    assert len(conversations) == 40
+    for messages in conversations:
+        told = ""
+        for message in messages:
+            if message.kind.startswith("unknown"):
+                continue
+            told += message.say.casefold() if message.kind.startswith("tell") else ""
+            assert all(each.casefold() in told for each in message.expect), message
 
 
 @pytest.mark.parametrize(

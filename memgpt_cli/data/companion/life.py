@@ -117,7 +117,7 @@ class Life(Teller):
         name = self.rng.choices(("chat", *OUTSIDE, self.rng.choice(kinds)), (5, 5, 1, 5))[0]
         one = talk()[name]
         text = self._pick(one.says[self.language])
-        if self.split == "train" and name in ("chat", *OUTSIDE) and self.rng.random() < 0.4:
+        if self.split == "train" and name in ("chat", *OUTSIDE) and self.rng.random() < 0.1:
             text = changed(text, self.rng, self.language)
         text = self._typed(text, question=name in OUTSIDE)
         self._say(text, one.reply[self.language], "outside" if name in OUTSIDE else "talk")
