@@ -98,15 +98,6 @@ def talk() -> dict[str, Talk]:
 
 
 @cache
-def together() -> dict[str, tuple[str, ...]]:
-    """Language -> messages that tell several things: `{age}` is the value of that relation.
-
-    What is told of a person (`{person_job}`) is of the one whose name the message tells (`{sister}`), or of `{who}`.
-    """
-    return {language: tuple(_read("together")[language]) for language in LANGUAGES}
-
-
-@cache
 def value_lists() -> dict[str, dict[str, list[str]]]:
     """Type -> language -> values."""
     lists: dict[str, dict[str, list[str]]] = _read("values")

@@ -24,9 +24,9 @@ class CompanionOptions:
     relations: what can be told, by the ids in `words/`; everything where empty.
     """
 
-    tells: int = 32
+    tells: int = 48
     tells_min: int = 4
-    episodes_train: int = 8000
+    episodes_train: int = 6500
     episodes_valid: int = 60
     episodes_test: int = 200
     language: str = "both"
