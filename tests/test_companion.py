@@ -433,7 +433,10 @@ def test_results_are_the_runs_own_json(tmp_path):
     (run / "eval" / "bench-companion.json").write_text(
         json.dumps([{"others": 10, "exact": {"all": 5.0}}, {"others": 100_000, "exact": {}}])
     )
+    (run / "eval" / "bench-conversations-my-own.json").write_text(json.dumps([{"messages": 2, "right": {"all": 50.0}}]))
     page = results_page([run], "memgpt bench results mine")
+    assert "`memgpt bench companion`:" in page
+    assert "`memgpt bench conversations my-own.jsonl`:" in page
     assert "`memgpt train data=companion run=mine` · 0.0" in page
     assert "| exact | 51.25 [46.2, 56.0] (n=400) | 51.25 (n=400) |" in page
     assert "| others | 10 | 100,000 |" in page

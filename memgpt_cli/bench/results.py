@@ -70,7 +70,8 @@ def _cell(score: dict[str, Any] | None) -> str:
 def _benchmark(file: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
     flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
-    yield f"`memgpt bench {file.stem.removeprefix('bench-')}`:"
+    name, dash, conversations = file.stem.removeprefix("bench-").partition("-")
+    yield f"`memgpt bench {name}{f' {conversations}.jsonl' if dash else ''}`:"
     lines = ["| |" + " |" * len(rows), "| --- " * (1 + len(rows)) + "|"]
     lines += [f"| {name} | " + " | ".join(_number(row.get(name)) for row in flat) + " |" for name in names]
     yield "\n".join(lines)
