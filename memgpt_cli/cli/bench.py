@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from memgpt_cli.bench.store import Result
+    from memgpt_cli.inference.session import Session
 
 bench = typer.Typer(no_args_is_help=True, context_settings=HELP, help="Measure speed and scale.")
 app.add_typer(bench, name="bench")
@@ -155,6 +156,20 @@ def bench_preprocess(
     console().print(table)
 
 
+def _save(session: "Session", name: str, rows: list[dict[str, object]]) -> Path | None:
+    """Leaves what was measured in the run's folder, for `memgpt bench results`; pretrained weights have none."""
+    import json
+
+    from memgpt_cli.files import write_text
+
+    if session.folder is None:
+        return None
+    saved = session.folder / "eval" / f"bench-{name}.json"
+    saved.parent.mkdir(exist_ok=True)
+    write_text(saved, json.dumps(rows, indent=1))
+    return saved
+
+
 @bench.command("companion", epilog="Example: `memgpt bench companion --others 10 --others 100000 --run companion-tiny`")
 def bench_companion(
     others: Annotated[
@@ -166,21 +181,16 @@ def bench_companion(
     as_json: Json = False,
 ) -> None:
     """What a companion answers of lives never seen, among many other entries; false memories, and leaks after forgetting."""
-    import json
     from dataclasses import asdict
 
     from rich.table import Table
 
     from memgpt_cli.bench.companion import measure_companion
-    from memgpt_cli.files import write_text
 
     session = open_session(run, ["generate.beams=1"])
     with progress("asking") as report:
         rows = measure_companion(session, others or [10, 1000, 100_000], lives, seed, report)
-    assert session.folder is not None
-    saved = session.folder / "eval" / "bench-companion.json"
-    saved.parent.mkdir(exist_ok=True)
-    write_text(saved, json.dumps([asdict(row) for row in rows], indent=1))
+    saved = _save(session, "companion", [asdict(row) for row in rows])
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -212,14 +222,12 @@ def bench_conversations(
     as_json: Json = False,
 ) -> None:
     """Conversations of your own, held with a run: how many replies say what they should, and keep what they should."""
-    import json
     from dataclasses import asdict
 
     from rich.markup import escape
     from rich.table import Table
 
     from memgpt_cli.bench.conversations import hold_conversations, read_conversations
-    from memgpt_cli.files import write_text
 
     conversations = read_conversations(file)
     session = open_session(run, ["generate.beams=1"])
@@ -227,10 +235,7 @@ def bench_conversations(
         held = hold_conversations(session, conversations, report)
     shares = {kind: 100 * held.right[kind] / asked for kind, asked in held.asked.items()}
     shares["all"] = 100 * sum(held.right.values()) / max(1, sum(held.asked.values()))
-    if session.folder is not None:
-        saved = session.folder / "eval" / f"bench-conversations-{file.stem}.json"
-        saved.parent.mkdir(exist_ok=True)
-        write_text(saved, json.dumps([{"messages": sum(held.asked.values()), "right": shares}], indent=1))
+    _save(session, f"conversations-{file.stem}", [{"messages": sum(held.asked.values()), "right": shares}])
     if as_json:
         print_json(asdict(held))
         return
