@@ -398,7 +398,7 @@ def test_the_conversations_of_the_docs_ask_only_for_what_they_told(name):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "mine.jsonl:2: no JSON"),
+        ("{", "mine.jsonl:2: broken JSON: Expecting property name"),
         ('{"messages": []}', 'mine.jsonl:2: expected {"messages"'),
         ('{"messages": [{"said": "x"}]}', 'a message without "say"'),
         ('{"messages": [{"say": "x", "expects": []}]}', "with expects, expected expect, keeps, kind, say"),

@@ -1,6 +1,5 @@
 """Conversations written by hand, held with a run: whether each reply says what it should, and keeps what it should."""
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from memgpt_cli.chat.conversation import Conversation
 from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.errors import DataError, UsageError
 from memgpt_cli.inference.session import Session
-from memgpt_cli.ingest.text import read_text
+from memgpt_cli.ingest.json_values import read_json_records
 
 FIELDS = {"say", "kind", "expect", "keeps"}
 
@@ -58,31 +57,30 @@ def read_conversations(path: Path) -> list[list[Message]]:
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}: expected conversations, one JSON object a line")
-    lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-    return [[_message(made, f"{path}:{n}") for made in _messages(line, f"{path}:{n}")] for n, line in lines]
+    return [[_message(made, path, n) for made in _messages(record, path, n)] for n, record in read_json_records(path, _reject)]
 
 
-def _messages(line: str, where: str) -> list[Any]:
-    try:
-        made = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: no JSON: {error}") from error
-    messages = made.get("messages") if isinstance(made, dict) else None
+def _reject(error: DataError, _: object) -> None:
+    raise error
+
+
+def _messages(record: dict[str, Any], path: Path, line: int) -> list[Any]:
+    messages = record.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise DataError(f'{where}: expected {{"messages": [{{"say": …}}, …]}}')
+        raise DataError('expected {"messages": [{"say": …}, …]}', path, line)
     return messages
 
 
-def _message(made: Any, where: str) -> Message:
+def _message(made: Any, path: Path, line: int) -> Message:
     if not isinstance(made, dict) or not isinstance(made.get("say"), str):
-        raise DataError(f'{where}: a message without "say"')
+        raise DataError('a message without "say"', path, line)
     if other := sorted(made.keys() - FIELDS):
-        raise DataError(f"{where}: a message with {', '.join(other)}, expected {', '.join(sorted(FIELDS))}")
+        raise DataError(f"a message with {', '.join(other)}, expected {', '.join(sorted(FIELDS))}", path, line)
     expect, keeps = made.get("expect", []), made.get("keeps")
     if not isinstance(expect, list) or not all(isinstance(each, str) for each in expect):
-        raise DataError(f'{where}: "expect" is a list of texts')
+        raise DataError('"expect" is a list of texts', path, line)
     if keeps not in (None, True, False):
-        raise DataError(f'{where}: "keeps" is true or false')
+        raise DataError('"keeps" is true or false', path, line)
     return Message(made["say"], str(made.get("kind", "message")), tuple(expect), keeps)
 
 

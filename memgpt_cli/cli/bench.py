@@ -233,9 +233,10 @@ def bench_conversations(
     session = open_session(run, ["generate.beams=1"])
     with progress("talking") as report:
         held = hold_conversations(session, conversations, report)
-    shares = {kind: 100 * held.right[kind] / asked for kind, asked in held.asked.items()}
-    shares["all"] = 100 * sum(held.right.values()) / max(1, sum(held.asked.values()))
-    _save(session, f"conversations-{file.stem}", [{"messages": sum(held.asked.values()), "right": shares}])
+    asked = held.asked | {"all": sum(held.asked.values())}
+    right = held.right | {"all": sum(held.right.values())}
+    shares = {kind: 100 * right[kind] / max(1, count) for kind, count in asked.items()}
+    _save(session, f"conversations-{file.stem}", [{"messages": asked["all"], "right": shares}])
     if as_json:
         print_json(asdict(held))
         return
@@ -243,7 +244,7 @@ def bench_conversations(
     for column in ("messages", "asked", "right %"):
         table.add_column(column, justify="left" if column == "messages" else "right")
     for kind, share in shares.items():
-        table.add_row(escape(kind), f"{held.asked.get(kind, sum(held.asked.values())):,}", f"{share:.1f}")
+        table.add_row(escape(kind), f"{asked[kind]:,}", f"{share:.1f}")
     console().print(table)
     for one in held.wrong if wrong else []:
         expected = f" [dim](expected: {escape(', '.join(one.expect))})[/]" if one.expect else ""
