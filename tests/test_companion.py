@@ -26,8 +26,9 @@ from memgpt_cli.config import (
     to_dict,
 )
 from memgpt_cli.data.companion.life import Life
-from memgpt_cli.data.companion.slots import answered, by_other_words, fill, roles, said
-from memgpt_cli.data.companion.values import make_value
+from memgpt_cli.data.companion.slots import Slot, agreeing, answered, by_other_words, fill, roles, said
+from memgpt_cli.data.companion.typed import as_we
+from memgpt_cli.data.companion.values import in_words, make_value
 from memgpt_cli.data.companion.wordings import LANGUAGES, kept, of_split, phrases, relations, talk, value_lists
 from memgpt_cli.data.dataset import EpisodeDataset, Seen
 from memgpt_cli.data.dialogue import Dialogue, Turn, confirmed
@@ -150,6 +151,60 @@ def test_a_role_stands_for_a_name_and_is_the_persons_own_in_the_reply(language, 
     assert any(fill(w, sister, value).capitalize() == told.capitalize() for w in words.tell)
     assert any(fill(w, sister, "") == asked for w in words.ask)
     assert {said(sister, random.Random(n), language) for n in range(20)} == {*phrases()[language]["roles"]["sister"]}
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ("I put my {k} {x}.", "We put our {k} {x}."),
+        ("I'm home, where am I parked?", "We're home, where are we parked?"),
+        ("Tell me what I was given, it is mine.", "Tell us what we were given, it is ours."),
+        ("Imagine, Mia lives {x}", "Imagine, Mia lives {x}"),
+    ],
+)
+def test_one_of_several_tells_of_what_they_share(one, several):
+    assert as_we(one, "en") == several
+
+
+def test_in_chinese_one_of_several_tells_of_what_they_share():
+    assert as_we("我把我们的{k}放在我家", "zh") == "我们把我们的{k}放在我们家"
+
+
+@pytest.mark.parametrize(
+    ("key", "said_of_it"),
+    [
+        ("keys", "Your keys are here, where are my keys, they're gone, and they aren't."),
+        ("glass", "Your glass is here, where is my glass, it's gone, and they aren't."),
+    ],
+)
+def test_several_things_are(key, said_of_it):
+    slot = Slot(relations()["thing_place"], key)
+    assert agreeing("Your {k} is here, where is my {k}, it's gone, and they aren't.", slot).replace("{k}", key) == said_of_it
+
+
+def test_numbers_in_words():
+    assert [in_words(n, "en") for n in (0, 12, 20, 47, 99)] == ["zero", "twelve", "twenty", "forty-seven", "ninety-nine"]
+    assert [in_words(n, "zh") for n in (0, 7, 10, 12, 20, 47, 99)] == ["零", "七", "十", "十二", "二十", "四十七", "九十九"]
+
+
+@pytest.mark.parametrize(("language", "end"), [("en", ". "), ("zh", "。")])
+def test_what_is_told_of_one_person_in_one_message_is_all_confirmed_and_asked_of_them(language, end):
+    life = Life(random.Random(4), language, "train", invented=0.0)
+    while not (found := [slots for slots in _told_at_once(life) if len({slot.key for slot in slots if slot.key}) == 1]):
+        life.tell_of_a_relative()
+    entry = next(told[0].entry for slot, told in life.told.items() if slot in found[0])
+    text = life.dialogue.entries[entry].text
+    for slot in found[0]:
+        words = slot.relation.words[language].say
+        assert fill(words, answered(slot.key, language), answered(life.told[slot][0].value, language)).rstrip(end) in text
+
+
+def _told_at_once(life):
+    """Slots that one message told, by message."""
+    by_entry = defaultdict(list)
+    for slot, told in life.told.items():
+        by_entry[told[0].entry].append(slot)
+    return [slots for slots in by_entry.values() if len(slots) > 1]
 
 
 def test_nobody_is_told_of_by_name_and_by_role():

@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from memgpt_cli.bench.facts import Report
-from memgpt_cli.data.companion.life import ABSTAINING, BOT, USER, Life
+from memgpt_cli.data.companion.life import ABSTAINING, Life
+from memgpt_cli.data.companion.telling import BOT, USER
 from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.data.sources import find_source, make_options
 from memgpt_cli.data.sources.companion import CompanionOptions

@@ -10,6 +10,8 @@ from memgpt_cli.data.companion.wordings import Relation, phrases
 
 PERSON = "given_name"
 """The type of a person's name: as a key it may also be a role ("my sister")."""
+TIMES = ("when", "date", "time", "weekday")
+"""Types of values that are times."""
 LIST = 4  # values that are told of a list at most
 
 
@@ -46,6 +48,19 @@ def said(text: str, rng: random.Random, language: str) -> str:
         if text == words[0]:
             return str(rng.choice(words))
     return text
+
+
+def agreeing(text: str, slot: Slot) -> str:
+    """A wording that says "are" where its key is several things: "your keys are"."""
+    several = slot.relation.key in ("object", "thing") and re.search("[^sui]s$", slot.key)
+    if not several:
+        return text
+    text = re.sub(r"\{k\} (is|was)(n't)?\b", lambda m: "{k} " + _SEVERAL[m[1]] + (m[2] or ""), text)
+    text = re.sub(r"\b(is|was) ((?:my|the|your|our) \{k\})", lambda m: f"{_SEVERAL[m[1]]} {m[2]}", text)
+    return re.sub(r"\b([Ww]here)['’]s ", r"\1 are ", re.sub(r"\bit['’]s ", "they're ", text))
+
+
+_SEVERAL = {"is": "are", "was": "were"}
 
 
 def fill(text: str, key: str, value: str) -> str:

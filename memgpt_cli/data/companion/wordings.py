@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +66,12 @@ def of_split(wordings: Sequence[T], split: str, known: bool = False) -> tuple[T,
     return tuple(ordered[training : training + validation] if split == "valid" else ordered[training + validation :])
 
 
+@cache
+def plainness(wordings: tuple[str, ...]) -> list[float]:
+    """How often each is said beside the others, summed up: a plain short sentence more often than a long story."""
+    return [*accumulate(1 / (8 + sum(2 if ord(letter) > 0x2E80 else 1 for letter in text)) for text in wordings)]
+
+
 def _read(name: str) -> Any:
     return yaml.load((WORDS / f"{name}.yaml").read_text(encoding="utf-8"), yaml.CSafeLoader)
 
@@ -95,6 +102,15 @@ def talk() -> dict[str, Talk]:
         )
         for row in _read("talk")
     }
+
+
+@cache
+def together() -> dict[str, tuple[str, ...]]:
+    """Language -> messages that tell several things: `{age}` is the value of that relation.
+
+    What is told of a person (`{person_job}`) is of the one whose name the message tells (`{sister}`), or of `{who}`.
+    """
+    return {language: tuple(_read("together")[language]) for language in LANGUAGES}
 
 
 @cache

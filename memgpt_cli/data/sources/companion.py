@@ -24,14 +24,14 @@ class CompanionOptions:
     relations: what can be told, by the ids in `words/`; everything where empty.
     """
 
-    tells: int = 48
+    tells: int = 32
     tells_min: int = 4
-    episodes_train: int = 6500
+    episodes_train: int = 8000
     episodes_valid: int = 60
     episodes_test: int = 200
     language: str = "both"
     forgetting: float = 0.15
-    invented: float = 0.5
+    invented: float = 0.35
     beside: float = 0.2
     others: int = 80
     relations: tuple[str, ...] = ()
