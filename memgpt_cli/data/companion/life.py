@@ -116,7 +116,7 @@ class Life(Teller):
         kinds = [k for k in talk() if k not in (*OUTSIDE, "chat")]
         name = self.rng.choices(("chat", *OUTSIDE, self.rng.choice(kinds)), (5, 5, 1, 5))[0]
         one = talk()[name]
-        text = self._pick(one.says[self.language])
+        text = self._pick(one.says[self.language], alike=True)
         if self.split == "train" and name in ("chat", *OUTSIDE) and self.rng.random() < 0.1:
             text = changed(text, self.rng, self.language)
         text = self._typed(text, question=name in OUTSIDE)
@@ -141,7 +141,7 @@ class Life(Teller):
         """So many things told, and about as many asked, in one or several sessions."""
         acts: list[tuple[Callable[[], object], float]] = [
             (self.tell, 3), (self.ask, 3), (self.update, 1.3), (self.ask_time, 1), (self.tell_of_a_relative, 1.2),
-            (self.ask_joined, 2.5), (self.ask_unknown, 2.2), (self.chat, 2.2), (self.stray, 1 if self._others() else 0),
+            (self.ask_joined, 2.5), (self.ask_unknown, 2.2), (self.chat, 1.8), (self.stray, 1 if self._others() else 0),
         ]  # fmt: skip
         doing, weights = [a for a, _ in acts], [w for _, w in acts]
         first = len(self.dialogue.entries)

@@ -95,7 +95,7 @@ class Teller(Voice):
                 text = text.rstrip("。.") + self.rng.choice(self.phrases["two_facts"]) + second
                 reply, new = self._joined(reply, again), [*new, *more]
         elif self.rng.random() < 0.08:
-            chat = self._pick(talk()["chat"].says[self.language])
+            chat = self._pick(talk()["chat"].says[self.language], alike=True)
             text = f"{chat.rstrip('。.')}{'. ' if self.language == 'en' else '。'}{text}"
         self._keep(text, reply, new, "telling")
 

@@ -27,10 +27,10 @@ class Voice:
         self.phrases, self.roles = phrases()[language], roles(language)
         self.strangers: set[str] = set()  # keys of what was told of others: none of this person's
 
-    def _pick(self, wordings: Sequence[str]) -> str:
-        """One of the split's; in training a plain one more often than a long one, elsewhere all alike."""
+    def _pick(self, wordings: Sequence[str], alike: bool = False) -> str:
+        """One of the split's; in training a plain one more often than a long one, elsewhere (or where `alike`) all alike."""
         mine = of_split(wordings, self.split, self.known)
-        return self.rng.choices(mine, cum_weights=plainness(mine) if self.split == "train" else None)[0]
+        return self.rng.choices(mine, cum_weights=plainness(mine) if self.split == "train" and not alike else None)[0]
 
     def _words(self, slot: Slot) -> Wordings:
         return slot.relation.words[self.language]
