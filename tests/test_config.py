@@ -90,6 +90,15 @@ def test_round_trip_through_plain_values():
     assert isinstance(config.model, ModelConfig)
 
 
+def test_own_rows_bring_how_they_are_trained():
+    config = compose(["data=records", "data.path=mine"])
+    assert (config.optim.optimizer, config.data.distractors, config.model.convolution) == ("muon", 16, True)
+    assert compose(["data=records", "data.path=mine", "optim.optimizer=adamw"]).optim.optimizer == "adamw"
+    assert not compose(["data=records", "data.path=mine", "model=t5_tiny"]).model.convolution
+    finetuned = compose(["data=records", "data.path=mine", "model.init_from=google/flan-t5-base"])
+    assert (finetuned.optim.optimizer, finetuned.model.memory.vector) == ("adamw", False)
+
+
 def test_the_companion_brings_how_it_is_trained():
     config = compose([])
     assert (config.data.source, config.optim.optimizer) == ("companion", "muon")

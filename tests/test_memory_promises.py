@@ -615,8 +615,8 @@ def test_what_is_no_store_is_named(tmp_path):
     with pytest.raises(StoreError, match="or no store"):
         open_store(str(tmp_path / "x"))
     for version, said in (
-        (99, "format 99, expected 3: a newer memgpt"),
-        (1, "format 1, expected 3: .*import"),
+        (99, "format 99, expected 4: a newer memgpt"),
+        (1, "format 1, expected 4: .*import"),
         (0, "no memory store"),
     ):
         db = sqlite3.connect(tmp_path / f"v{version}")

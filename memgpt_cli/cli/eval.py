@@ -101,6 +101,7 @@ def _conditions(session: "Session", split: Path, metrics: list[str], tidy: bool)
         conditions = evaluate(
             session.model, session.tokenizer, split, metrics, config.eval, config.generate,
             lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
+            0 if session.recall else config.data.distractors,
         )  # fmt: skip
     return named_by_store(conditions) if session.recall else conditions
 

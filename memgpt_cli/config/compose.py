@@ -16,7 +16,7 @@ from memgpt_cli.schema import ModelConfig
 
 _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
 
-COMPANION = "companion"
+_BRING_EXPERIMENT = ("companion", "records")  # data that is trained as the experiment of its name, where none is named
 _SHORT = {"data.augment.rename=auto": "data.augment.rename.auto=true"}
 
 
@@ -25,8 +25,8 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     raw = _compose(overrides, config_dir)
     if raw["model"].get("init_from"):
         raw = _for_pretrained(overrides, config_dir, raw)
-    elif raw["presets"]["data"] == COMPANION and not raw["presets"].get("experiment"):
-        raw = _compose([f"experiment={COMPANION}", *overrides], config_dir)  # how the assistant of the first command is trained
+    elif (data := raw["presets"]["data"]) in _BRING_EXPERIMENT and not raw["presets"].get("experiment"):
+        raw = _compose([f"experiment={data}", *overrides], config_dir)
     config: Config = build(Config, {k: v for k, v in raw.items() if k != "presets"} | {"preset": raw["presets"]["model"]})
     return _with_pretrained_tokenizer(config)
 

@@ -109,6 +109,7 @@ class DataConfig:
     source: str = "companion"  # the reader (memgpt.sources)
     path: str = ""  # the folder that holds the files; bundled for those of the package
     files: dict[str, Any] = field(default_factory=dict)  # split -> file names or globs below path
+    distractors: int = 0  # entries of others that a question reads beside the context it comes with, at least
     hold_out: dict[str, Any] = field(default_factory=dict)  # split -> share of the episodes taken from `train`
     options: dict[str, Any] = field(default_factory=dict)  # the source's own
     clean: CleanConfig = field(default_factory=CleanConfig)
@@ -124,7 +125,7 @@ class DataConfig:
         plain_name(self.name, "data.name")
         plain_name(self.source, "data.source")
         _choice("data.on_error", self.on_error, "stop", "quarantine")
-        check_bounds("data", self, seed=(0, _MANY))
+        check_bounds("data", self, seed=(0, _MANY), distractors=(0, 65_536))
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,11 @@ class EncodedEpisode:
     targets: Sequence[str] = ()
     references: Sequence[Sequence[str]] = ()
     tasks: Sequence[str] = ()
+    of: Sequence[tuple[str, int]] = ()  # of joined episodes: each example's own episode, and its number there
+
+    def name(self, example: int) -> tuple[str, int]:
+        """The episode an example is of, and its number there."""
+        return self.of[example] if self.of else (self.id, example)
 
     def decode(self) -> Episode:
         """The episode of texts."""

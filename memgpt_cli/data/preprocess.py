@@ -228,7 +228,7 @@ def _write(
     config: DataConfig, episodes: Iterable[Episode], tokenizer: Tokenizer, folder: Path, changes: Counter[str]
 ) -> dict[str, Any]:
     """One split, within its limits; returns its statistics."""
-    limiter, writer, counts = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder), Statistics()
+    limiter, writer, counts = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder), Statistics(config.distractors)
     for episode in episodes:
         if limited := limiter(episode):
             row = encode(limited, tokenizer)

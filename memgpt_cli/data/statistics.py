@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli.data.dataset import EncodedEpisode
+from memgpt_cli.data.pool import borrows
 
 
 class Statistics:
-    """Counts and token lengths of a split as it is written: a histogram each, so that it takes no room."""
+    """Counts and token lengths of a split as it is written: a histogram each, so that it takes no room.
 
-    def __init__(self) -> None:
+    Args:
+        distractors: entries of others that questions will see beside their own.
+    """
+
+    def __init__(self, distractors: int = 0) -> None:
+        self.distractors = distractors
         self.lengths = {name: Counter[int]() for name in SPREADS}
         self.kinds: Counter[str] = Counter()
 
     def add(self, row: EncodedEpisode) -> None:
-        values = (([len(row.entry_ids)]), row.sees, *(map(len, ids) for ids in (row.input_ids, row.target_ids, row.entry_ids)))
+        sees = [n + self.distractors for n in row.sees] if borrows(row) else row.sees
+        values = (([len(row.entry_ids)]), sees, *(map(len, ids) for ids in (row.input_ids, row.target_ids, row.entry_ids)))
         for counter, found in zip(self.lengths.values(), values, strict=True):
             counter.update(found)
         self.kinds.update(row.kinds)

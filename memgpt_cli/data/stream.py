@@ -9,6 +9,7 @@ from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset, encode
 from memgpt_cli.data.plan import Part, parts_of, plan
+from memgpt_cli.data.pool import with_distractors
 from memgpt_cli.model import Batch
 from memgpt_cli.tokenizer import Tokenizer
 
@@ -36,10 +37,11 @@ class TrainStream(torch.utils.data.IterableDataset[Batch]):
         start: int = 0,
         rank: int = 0,
         world: int = 1,
+        distractors: int = 0,
     ) -> None:
         super().__init__()
         self.data, self.tokenizer, self.budget, self.seed, self.renamer = data, tokenizer, budget, seed, renamer
-        self.start, self.rank, self.world = start, rank, world
+        self.start, self.rank, self.world, self.distractors = start, rank, world, distractors
         self.parts = parts_of(data.lengths(), budget)
 
     def epoch(self, number: int) -> list[list[Part]]:
@@ -63,4 +65,5 @@ class TrainStream(torch.utils.data.IterableDataset[Batch]):
             if self.renamer is not None:
                 row = rename_row(row, self.renamer, random.Random(f"{self.seed}/{epoch}/{part.episode}"), self.tokenizer)
             rows.append(row)
-        return collate(rows, [(p.first, p.last) for p in parts])
+        rng = random.Random(f"{self.seed}/{epoch}/{parts[0].episode}")
+        return collate(*with_distractors(rows, parts, self.distractors, rng))

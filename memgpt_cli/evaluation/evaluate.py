@@ -38,6 +38,7 @@ def evaluate(
     decoding: GenerateConfig,
     report: Report = lambda stage, n, total: None,
     postprocess: Callable[[str], str] = str,
+    distractors: int = 0,
 ) -> list[Condition]:
     """Scores of a model on a split under each memory of `config.memories`."""
     check_memories(config.memories)
@@ -45,7 +46,7 @@ def evaluate(
     if not any(evidence for row in data.rows["evidence"] for evidence in row):
         config = replace(config, memories=tuple(m for m in config.memories if m != "oracle"))
     writes = any(metric not in MODEL_METRICS for metric in metrics)
-    predict = Predictor(model, tokenizer, config, decoding, writes, "perplexity" in metrics, postprocess)
+    predict = Predictor(model, tokenizer, config, decoding, writes, "perplexity" in metrics, postprocess, distractors)
     conditions = []
     for memory in config.memories:
         began = time.monotonic()

@@ -1,5 +1,6 @@
 """What a model writes for every example of a split, and what was read for it."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from memgpt_cli.config import EvalConfig, GenerateConfig
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset
 from memgpt_cli.data.plan import Part, evaluation_plan
+from memgpt_cli.data.pool import with_distractors
 from memgpt_cli.evaluation.memories import oracle, other_episode, ranks, with_memory
 from memgpt_cli.inference.decode import Generated, generate
 from memgpt_cli.model import Batch, MemoryTransformer
@@ -76,6 +78,7 @@ class Predictor:
     write: bool = True
     likelihoods: bool = False
     postprocess: Callable[[str], str] = str
+    distractors: int = 0  # entries of others beside a question's own
 
     def __call__(self, data: EpisodeDataset, memory: str, report: Report = lambda stage, n, total: None) -> Predicted:
         """Every example of the split, or of as many as the configuration asks for, under this memory."""
@@ -91,7 +94,10 @@ class Predictor:
     def _batch(self, data: EpisodeDataset, parts: list[Part], memory: str, found: Predicted) -> None:
         rows = [data.row(p.episode) for p in parts]
         others = [other_episode(data, p.episode) for p in parts] if memory == "shuffled" else []
-        batch = collate(with_memory(memory, rows, others), [(p.first, p.last) for p in parts])
+        spans = [(p.first, p.last) for p in parts]
+        if self.distractors and memory in ("learned", "oracle"):
+            rows, spans = with_distractors(rows, parts, self.distractors, random.Random(parts[0].episode))
+        batch = collate(with_memory(memory, rows, others), spans)
         device = self.model.null.device
         only = oracle(batch).to(device) if memory == "oracle" else None
         on_device = batch.to(device)
@@ -119,7 +125,7 @@ class Predictor:
         references = tuple(row.references[example]) or (target,)
         sees, evidence = row.sees[example], row.evidence[example]
         age = sees - max(evidence) if evidence else None
-        return Prediction(row.id, example, row.inputs[example], text, references, row.tasks[example], sees, age, known)
+        return Prediction(*row.name(example), row.inputs[example], text, references, row.tasks[example], sees, age, known)
 
     @torch.inference_mode()
     def _likelihoods(self, batch: Batch, only: Tensor | None) -> Tensor:

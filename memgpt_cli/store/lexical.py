@@ -1,13 +1,21 @@
-"""Words of a text as a full-text index wants them, and two rankings made one.
+"""Words of a text as a full-text index wants them, how well they match, and two rankings made one.
 
-Spaced scripts are cut into words; scripts without spaces, and Korean with its endings, into pairs of characters: a plain
-word index finds nothing there, since a whole sentence is one word to it.
+Spaced scripts are cut into words, of which the stems count (Porter 2 and its kin of Snowball: English for Latin letters, since
+a few words do not tell their language); scripts without spaces, and Korean with its endings, are cut into pairs of characters:
+a plain word index finds nothing there, since a whole sentence is one word to it.
 """
 
+import math
 import re
+import threading
 import unicodedata
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
 
+import numpy as np
 import regex
 
 from memgpt_cli.scripts import UNSPACED
@@ -15,45 +23,85 @@ from memgpt_cli.scripts import UNSPACED
 _RUN = regex.compile(rf"([{UNSPACED}][{UNSPACED}\p{{M}}]*)|[\p{{L}}\p{{N}}\p{{M}}_--[{UNSPACED}]]+", regex.V1)
 _ASCII = re.compile(r"[a-z0-9_]+")  # twice as fast as `regex`
 _MARKS = dict.fromkeys(range(768, 880))  # accents of Latin, Greek and Cyrillic; vowel signs elsewhere are letters
+_LANGUAGE = {"Cyrillic": "russian", "Greek": "greek", "Arabic": "arabic", "Armenian": "armenian", "Devanagari": "hindi", "Tamil": "tamil"}  # fmt: skip
+_SCRIPT = regex.compile("|".join(rf"(?P<{script}>[\p{{{script}}}\p{{M}}]+)" for script in _LANGUAGE))
+_stemming = threading.Lock()  # a stemmer keeps the word it is at
 
+TERMS = f"2 {version('snowballstemmer')}"
+"""Names what `terms` does: an index made otherwise is made anew."""
 RRF = 60  # Cormack, Clarke & Büttcher 2009
+K1, B = 1.2, 0.75  # Robertson & Zaragoza 2009, as Lucene has them
+
+
+def _without_accents(text: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).translate(_MARKS))
+
+
+def _folded(text: str) -> str:
+    """Letter case and width aside."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
 
 
 def normalise(text: str) -> str:
     """Letter case, width and accents aside."""
-    if text.isascii():
-        return text.lower()
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).translate(_MARKS))
+    return text.lower() if text.isascii() else _without_accents(_folded(text))
+
+
+@cache
+def _stemmer(language: str) -> Any:
+    # the class itself: `snowballstemmer.stemmer` gives another implementation's where there is one
+    return getattr(import_module(f"snowballstemmer.{language}_stemmer"), f"{language.title()}Stemmer")()
+
+
+@lru_cache(maxsize=1 << 16)
+def stem(word: str) -> str:
+    """What the forms of a folded word have in common, without accents; a word with digits or of two scripts is its own."""
+    bare = _without_accents(word)
+    latin, other = bare.isascii() and bare.isalpha(), _SCRIPT.fullmatch(word)
+    if not latin and not other:
+        return bare
+    with _stemming:
+        found = _stemmer("english").stemWord(bare) if latin else _stemmer(_LANGUAGE[other.lastgroup]).stemWord(word)
+    return _without_accents(found) or bare
 
 
 def terms(text: str) -> list[str]:
     """The terms an entry is found by, in order. A run without spaces gives its pairs, and its last character alone."""
-    text = normalise(text)
+    text = _folded(text)
     if text.isascii():
-        return _ASCII.findall(text)
+        return [stem(word) for word in _ASCII.findall(text)]
     out: list[str] = []
     for found in _RUN.finditer(text):
-        run = found.group()
         if found.group(1):
+            run = _without_accents(found.group())
             out += [run[n : n + 2] for n in range(len(run))]
         else:
-            out.append(run)
+            out.append(stem(found.group()))
     return out
 
 
 def query_terms(text: str) -> list[str]:
     """Terms to look for, each once; a lone character of an unspaced script ends in `*`: whatever begins with it."""
     out: list[str] = []
-    for found in _RUN.finditer(normalise(text)):
-        run = found.group()
+    for found in _RUN.finditer(_folded(text)):
+        run = _without_accents(found.group())
         if not found.group(1):
-            out.append(run)
+            out.append(stem(found.group()))
         elif len(run) == 1:
             out.append(run + "*")
         else:
             out += [run[n : n + 2] for n in range(len(run) - 1)]
     return list(dict.fromkeys(out))
+
+
+def idf(entries: int, holding: int) -> float:
+    """What a term tells that `holding` of `entries` hold: above 0 even where it is in every one (as Lucene has it)."""
+    return math.log1p((max(entries - holding, 0) + 0.5) / (holding + 0.5))
+
+
+def bm25(count: np.ndarray, size: np.ndarray, mean: float) -> np.ndarray:
+    """How much of a term's `idf` an entry earns that holds it `count` times among its `size` terms; below K1 + 1."""
+    return (K1 + 1) * count / (count + K1 * (1 - B + B * size / mean))
 
 
 def fuse(rankings: Sequence[Sequence[int]], k: int) -> list[tuple[int, float]]:

@@ -26,6 +26,7 @@ from memgpt_cli.data.augment import Renamer
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import NOTED, EncodedEpisode, EpisodeDataset, read_manifest
 from memgpt_cli.data.plan import Part, evaluation_plan
+from memgpt_cli.data.pool import with_distractors
 from memgpt_cli.data.stream import TrainStream, rename_row
 from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, UsageError
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
@@ -53,8 +54,10 @@ Renaming = Callable[[EncodedEpisode, int], EncodedEpisode]
 class _ValidationBatches(Dataset[Batch]):
     """A fixed set of validation batches; with `rename` their episodes are changed by it."""
 
-    def __init__(self, data: EpisodeDataset, batches: list[list[Part]], rename: Renaming | None = None) -> None:
-        self.data, self.batches, self.rename = data, batches, rename
+    def __init__(
+        self, data: EpisodeDataset, batches: list[list[Part]], distractors: int, rename: Renaming | None = None
+    ) -> None:
+        self.data, self.batches, self.distractors, self.rename = data, batches, distractors, rename
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -64,7 +67,7 @@ class _ValidationBatches(Dataset[Batch]):
         rows = [self.data.row(p.episode) for p in parts]
         if self.rename is not None:
             rows = [self.rename(row, p.episode) for row, p in zip(rows, parts, strict=True)]
-        return collate(rows, [(p.first, p.last) for p in parts])
+        return collate(*with_distractors(rows, parts, self.distractors, random.Random(index)))
 
 
 class EpisodeData(L.LightningDataModule):
@@ -108,8 +111,9 @@ class EpisodeData(L.LightningDataModule):
     def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> TrainStream:
         renamer = self._renamer()
         data = EpisodeDataset(self.folder / "train")
+        config = self.config
         return TrainStream(
-            data, self.tokenizer, self.config.trainer.batch_tokens, self.config.seed, renamer, start, rank, world
+            data, self.tokenizer, config.trainer.batch_tokens, config.seed, renamer, start, rank, world, config.data.distractors
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -125,13 +129,14 @@ class EpisodeData(L.LightningDataModule):
         split = self.folder / ("valid" if (self.folder / "valid").is_dir() else "train")
         data, world = EpisodeDataset(split), trainer.world_size
         batches = evaluation_plan(data, settings.batch_tokens, settings.val_batches, world=world)[trainer.global_rank :: world]
-        loaders, renamer = [self._loader(_ValidationBatches(data, batches))], self._renamer(1.0)
+        borrowed = self.config.data.distractors
+        loaders, renamer = [self._loader(_ValidationBatches(data, batches, borrowed))], self._renamer(1.0)
         if renamer is not None:
 
             def rename(row: EncodedEpisode, number: int) -> EncodedEpisode:
                 return rename_row(row, renamer, random.Random(f"{self.config.seed}/valid/{number}"), self.tokenizer)
 
-            loaders.append(self._loader(_ValidationBatches(data, batches, rename)))
+            loaders.append(self._loader(_ValidationBatches(data, batches, borrowed, rename)))
         return loaders
 
 

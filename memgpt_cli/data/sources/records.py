@@ -1,11 +1,13 @@
 """Generic records, JSONL, CSV, Parquet or a `datasets` data set, with a mapping of fields to input, target and memory."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memgpt_cli.data.sources import Source, Where
+from memgpt_cli.data.spans import is_unspaced
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.ingest.chunk import chunk_entries
 from memgpt_cli.ingest.json_values import read_json_records, text_field
@@ -115,8 +117,20 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
     if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
         raise DataError(f"field '{options.references}' is no list of texts")
     target = text_field(record, options.target) if options.target in record or not references else references[0]
-    example = Example(text_field(record, options.input), target, len(entries), tuple(references), task=options.task)
+    evidence = _holding(entries, [target, *references]) if options.task == "qa" else ()
+    asked = text_field(record, options.input)
+    example = Example(asked, target, len(entries), tuple(references), evidence, options.task)
     return Episode(name, tuple(entries), (example,), {"id": record["id"]} if "id" in record else {})
+
+
+def _holding(entries: Sequence[Entry], answers: Sequence[str]) -> tuple[int, ...]:
+    """The entries in which an answer stands, word for word: the evidence of a question."""
+    wanted = [
+        re.escape(a.strip()) if is_unspaced(a.strip()) else rf"(?<!\w){re.escape(a.strip())}(?!\w)"
+        for a in answers
+        if a.strip()
+    ]
+    return tuple(n for n, entry in enumerate(entries) if any(re.search(a, entry.text, re.IGNORECASE) for a in wanted))
 
 
 RECORDS = Source(read_records, RecordOptions, needs_file=lambda options: not options.hub)

@@ -13,13 +13,13 @@ from memgpt_cli.errors import StoreError
 from memgpt_cli.extras import need
 from memgpt_cli.store import rules
 from memgpt_cli.store.index import ExactIndex
-from memgpt_cli.store.lexical import terms
+from memgpt_cli.store.lexical import TERMS, terms
 from memgpt_cli.store.postgres.sealing import KeyFolder, Seal
 from memgpt_cli.store.rules import as_json
 from memgpt_cli.store.types import Namespace, Row, Stored
 from memgpt_cli.store.url import without_password
 
-FORMAT = 2
+FORMAT = 3
 PARTITIONS = 16
 _TABLES = """
 CREATE SCHEMA memgpt;
@@ -28,7 +28,7 @@ CREATE TABLE memgpt.doomed_keys (name text PRIMARY KEY);
 CREATE SEQUENCE memgpt.ids;
 CREATE TABLE memgpt.namespaces (id serial PRIMARY KEY, name text NOT NULL UNIQUE, rev bigint NOT NULL DEFAULT 0,
   entries bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, limits text NOT NULL DEFAULT '{}',
-  sealed int NOT NULL DEFAULT 0, pending boolean NOT NULL DEFAULT false);
+  sealed int NOT NULL DEFAULT 0, pending boolean NOT NULL DEFAULT false, terms text NOT NULL DEFAULT '');
 CREATE TABLE memgpt.encoders (id serial PRIMARY KEY, fingerprint text NOT NULL UNIQUE, dim int NOT NULL);
 CREATE TABLE memgpt.entries (ns int NOT NULL, id bigint NOT NULL, hash bytea NOT NULL, version int NOT NULL,
   searchable boolean NOT NULL, kind text NOT NULL, created text NOT NULL, updated text NOT NULL, size int NOT NULL,
@@ -83,6 +83,7 @@ class Server:
             with self._errors("cannot be opened"):
                 self._check_key()
                 self._destroy_doomed()
+                self._index_anew()
         except BaseException:
             self._db.close()
             raise
@@ -102,6 +103,9 @@ class Server:
             meta = dict(self._db.execute("SELECT name, value FROM memgpt.meta").fetchall())
             if bytes(meta["format"]) == b"1":  # had no checksums; an entry gets one when it is next written
                 self._db.execute("ALTER TABLE memgpt.entries ADD COLUMN sum bytea NOT NULL DEFAULT ''")
+                meta["format"] = b"2"
+            if bytes(meta["format"]) == b"2":
+                self._db.execute("ALTER TABLE memgpt.namespaces ADD COLUMN terms text NOT NULL DEFAULT ''")
                 self._db.execute("UPDATE memgpt.meta SET value=%s WHERE name='format'", (str(FORMAT).encode(),))
                 meta["format"] = str(FORMAT).encode()
             if int(meta["format"]) != FORMAT:
@@ -127,6 +131,23 @@ class Server:
                 if self._keys
                 else f"{self.url} is encrypted: name the environment variable that holds its key (store.key_env, --key-env)"
             )
+
+    def _index_anew(self) -> None:
+        """Writes the terms of every entry that other rules than today's have made, where this user has the namespace's key."""
+        query = "SELECT name FROM memgpt.namespaces WHERE terms<>%s ORDER BY id"
+        for (name,) in self._db.execute(query, (TERMS,)).fetchall():
+            with self._db.transaction():
+                try:
+                    ns = self._named(name, lock=True)
+                except StoreError:  # no key: for whoever has it
+                    continue
+                if ns is None:
+                    continue
+                rows = self._db.execute(f"SELECT {COLUMNS} FROM memgpt.entries WHERE ns=%s AND searchable", (ns.id,)).fetchall()
+                found = [(self._terms(ns, pairs_and_characters(self._stored(ns, row).text)), ns.id, row[0]) for row in rows]
+                with self._db.cursor() as cursor:
+                    cursor.executemany("UPDATE memgpt.entries SET terms=%s WHERE ns=%s AND id=%s", found)
+                self._db.execute("UPDATE memgpt.namespaces SET terms=%s WHERE id=%s", (TERMS, ns.id))
 
     def _doom(self, key: str) -> None:
         """Notes, within a transaction, that a key is to be destroyed once it is done, whatever happens in between."""
@@ -193,9 +214,9 @@ class Server:
     def _make_namespace(self, db: Any, namespace: str) -> SealedNamespace:
         """The namespace, locked until the transaction ends: its writers take turns."""
         name = self._name(namespace)
-        query = "INSERT INTO memgpt.namespaces (name, sealed) VALUES (%s, %s) ON CONFLICT DO NOTHING RETURNING id"
+        query = "INSERT INTO memgpt.namespaces (name, sealed, terms) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING id"
         number = secrets.randbelow(1 << 30)
-        if self._db.execute(query, (name, number)).fetchone() and self._keys:
+        if self._db.execute(query, (name, number, TERMS)).fetchone() and self._keys:
             self._keys.create(f"{name}-{number}")
         found = self._namespace(db, namespace, lock=True)
         assert found is not None

@@ -5,7 +5,6 @@ namespace holds is sealed with that namespace's own key (`sealing`): the server 
 read, words are matched by keyed hashes, and vectors are compared here, in RAM.
 """
 
-import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -18,7 +17,7 @@ from memgpt_cli.errors import StoreError
 from memgpt_cli.store import rules
 from memgpt_cli.store.engine import Entries, Found, Ids, Origins, Problems, Rankings
 from memgpt_cli.store.index import ExactIndex
-from memgpt_cli.store.lexical import query_terms
+from memgpt_cli.store.lexical import idf, query_terms
 from memgpt_cli.store.postgres.server import COLUMNS, KEPT, SealedNamespace, Server, pairs_and_characters
 from memgpt_cli.store.protocol import Store
 from memgpt_cli.store.rules import as_json
@@ -169,15 +168,15 @@ class PostgresStore(Server, Store):
         return index
 
     def _by_words(self, ns: SealedNamespace, text: str, k: int, allowed: Any) -> Found:
-        """Ids by BM25 (k1 1.2, b 0.75, as SQLite's) over what the namespace holds; the rarest words of a long query."""
+        """Ids by BM25 (as in `lexical`) over what the namespace holds; the rarest words of a long query."""
         wanted = self._terms(ns, query_terms(text)[:64])
         query = "SELECT count(*) FROM memgpt.entries WHERE ns=%s AND terms @> ARRAY[%s]"
         counts = {t: self._db.execute(query, (ns.id, t)).fetchone()[0] for t in wanted}
         rare = sorted((t for t in counts if counts[t]), key=lambda t: counts[t])[:24]
-        rare = [t for t in rare if counts[t] <= max(1000, ns.entries // 10)] or rare[:2]
+        rare = [t for t in rare if counts[t] <= max(20_000, ns.entries // 10)] or rare[:2]
         if not rare:
             return []
-        weights = [max(1e-6, math.log((ns.entries - counts[t] + 0.5) / (counts[t] + 0.5))) for t in rare]
+        weights = [idf(ns.entries, counts[t]) for t in rare]
         mean = self._db.execute("SELECT avg(cardinality(terms))::float8 FROM memgpt.entries WHERE ns=%s", (ns.id,)).fetchone()[
             0
         ]

@@ -48,6 +48,13 @@ def fetch(db: Connection, ns: int, ids: Sequence[int]) -> list[Stored]:
     return [_stored(row) for row in db.execute(query, (apsw.carray(np.array(possible, np.int64)), ns))] if possible else []
 
 
+def texts(db: Connection, ns: int, ids: np.ndarray | None = None) -> Iterator[tuple[int, str]]:
+    """Ids and texts of what can be found, or of `ids` alone."""
+    only, values = ("", ()) if ids is None else (" AND id IN carray(?)", (apsw.carray(ids),))
+    query = f"SELECT id, CAST(text AS BLOB) FROM entries WHERE ns=? AND searchable{only} ORDER BY id"
+    return ((id, _as_text(text)) for id, text in db.execute(query, (ns, *values)))
+
+
 def _conditions(where: Filter | None) -> tuple[str, list[Any]]:
     if where is None:
         return "", []

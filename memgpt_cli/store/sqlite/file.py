@@ -28,7 +28,7 @@ BUSY_S = 60
 """How long a writer waits for others."""
 CHECKPOINT_BYTES = 64 << 20
 """The log is checked into the file when it is larger, and when the store closes."""
-FORMAT = 3
+FORMAT = 4
 _OURS = {"ns", "hash", "searchable", "provenance", "text"}  # columns of its entries, since format 2
 _ORDER = {2: 12, 5: 12, 10: 8, 13: 8}  # B-tree pages, by their first byte, and the length of their header
 

@@ -9,7 +9,7 @@ import apsw
 
 from memgpt_cli.errors import ConfigError, StoreError
 from memgpt_cli.store.rules import check_namespace, keyed_hash
-from memgpt_cli.store.sqlite import entries
+from memgpt_cli.store.sqlite import entries, words
 from memgpt_cli.store.sqlite.file import Connection
 from memgpt_cli.store.sqlite.vectors import TABLE_OF_VECTORS, Vectors
 from memgpt_cli.store.types import Limits
@@ -57,19 +57,21 @@ def _problems(db: Connection, salt: bytes, vectors: Vectors, schema: str) -> Ite
         if problem:
             yield f"entry {id}: {problem}"
         searchable = db.execute("SELECT searchable FROM entries WHERE id=?", (id,)).get
-        if bool(db.execute("SELECT 1 FROM words_docsize WHERE id=?", (id,)).get) != bool(searchable):
+        indexed = db.execute("SELECT sz FROM words_docsize WHERE id=?", (id,)).get
+        if (indexed is not None) != bool(searchable):
             yield f"entry {id}: the index of words does not fit it"
-        total = sums.setdefault(ns, [0, 0])
-        total[0], total[1] = total[0] + 1, total[1] + size
-    for id, name, counted, size, limits, sum in db.execute(
-        "SELECT id, name, entries, bytes, limits, sum FROM namespaces"
+        total = sums.setdefault(ns, [0, 0, 0])
+        for n, more in enumerate((1, size, words.number(indexed))):
+            total[n] += more
+    for id, name, counted, size, terms, limits, sum in db.execute(
+        "SELECT id, name, entries, bytes, terms, limits, sum FROM namespaces"
     ).fetchall():
         if problem := _limits_problem(name, limits, sum, salt):
             yield f"namespace {id}: {problem}"
-        found = sums.pop(id, [0, 0])
-        if found != [counted, size]:
-            yield f"namespace {id}: counted {found} entries and bytes, noted {[counted, size]}"
-    yield from (f"namespace {id}: {n} entries belong to no namespace" for id, (n, _) in sums.items())
+        found = sums.pop(id, [0, 0, 0])
+        if found != [counted, size, terms]:
+            yield f"namespace {id}: counted {found} entries, bytes and terms, noted {[counted, size, terms]}"
+    yield from (f"namespace {id}: {n} entries belong to no namespace" for id, (n, *_) in sums.items())
     try:
         yield from vectors.check(db)
     except (TypeError, ValueError, IndexError, OverflowError):

@@ -17,6 +17,7 @@ from memgpt_cli.errors import StoreError
 from memgpt_cli.files import beside, remove_dead, told_of
 from memgpt_cli.store import rules
 from memgpt_cli.store.engine import Entries, Ids, Origins, Paths, Problems, Rankings
+from memgpt_cli.store.lexical import TERMS
 from memgpt_cli.store.protocol import Store
 from memgpt_cli.store.rules import as_json, text_bytes
 from memgpt_cli.store.sqlite import entries, inspection, vectors, words
@@ -28,7 +29,7 @@ _PENDING = "UPDATE meta SET value=value+1 WHERE name='pending'"
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE namespaces (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, rev INTEGER NOT NULL DEFAULT 0,
-  entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}',
+  entries INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, terms INTEGER NOT NULL DEFAULT 0, limits TEXT NOT NULL DEFAULT '{}',
   sum BLOB NOT NULL DEFAULT x'');
 """
 SCHEMA = _TABLES + entries.TABLES + vectors.TABLES + words.TABLES
@@ -57,19 +58,24 @@ class SqliteStore(Store):
                     db.execute(SCHEMA)
                     db.executemany(
                         "INSERT INTO meta VALUES (?, ?)",
-                        [("salt", secrets.token_bytes(32)), ("next", 1), ("next_ns", 1), ("pending", 0)],
+                        [("salt", secrets.token_bytes(32)), ("next", 1), ("next_ns", 1), ("pending", 0), ("terms", TERMS)],
                     )
                     db.pragma("user_version", FORMAT)
             version = FORMAT
         salt = self._db.connection.execute(read, ("salt",)).get
         if not isinstance(salt, bytes):
             raise StoreError(f"{self.path} is damaged: it has lost its salt. Restore a snapshot or an export")
-        if version == 2:
-            with self._db.writing() as db:
-                if db.pragma("user_version") == 2:
+        if version < FORMAT or self._db.connection.execute(read, ("terms",)).get != TERMS:
+            with self._db.writing() as db:  # else another process was first
+                if (version := db.pragma("user_version")) == 2:
                     entries.add_checksums(db, salt)
                     db.execute("ALTER TABLE namespaces ADD COLUMN sum BLOB NOT NULL DEFAULT x''")
+                if version < FORMAT:
+                    db.execute("ALTER TABLE namespaces ADD COLUMN terms INTEGER NOT NULL DEFAULT 0")
+                    db.execute("CREATE VIRTUAL TABLE word_places USING fts5vocab(words, instance)")
                     db.pragma("user_version", FORMAT)
+                if db.execute(read, ("terms",)).get != TERMS:
+                    words.make_anew(db)
         return salt
 
     def files(self) -> Paths:
@@ -225,7 +231,7 @@ class SqliteStore(Store):
         near: Rankings = []
         if vectors is not None:
             near = self._index.search(db, ns.id, ns.rev, self.fingerprint, vectors, k, allowed)
-        return near, [words.search(db, ns.id, ns.entries, text, k, allowed) for text in texts or ()]
+        return near, [words.search(db, ns.id, text, k, allowed) for text in texts or ()]
 
     def _write_vectors(
         self, db: Connection, ns: Namespace, fingerprint: str, ids: Sequence[int], vectors: np.ndarray, late: bool
