@@ -19,7 +19,7 @@ $(VENV)/.ready-%: pyproject.toml constraints.txt
 
 setup: $(VENV)/.ready-dev  ## create .venv with everything in it
 
-demo: $(VENV)/.ready-test  ## train a model, measure it, talk with it (about 8 minutes on two cores)
+demo: $(VENV)/.ready-test  ## train a model, measure it, talk with it (about 10 minutes on two cores)
 	@MEMGPT_HOME=$(CURDIR)/runs/demo-home sh docs/demo/demo.sh $(BIN)/memgpt
 
 test: setup  ## the fast tests, with lint and types

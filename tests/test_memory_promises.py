@@ -699,6 +699,17 @@ def test_a_sealed_server_keeps_nothing_readable(tmp_path, monkeypatch):
             files = on_disk(tmp_path / "pg")
             for trace in (b"zanzibar", b"plugh", b"kept words", b"anna-secret", vector(1).tobytes(), b"correct horse"):
                 assert trace not in files
+            server.psql("UPDATE memgpt.namespaces SET terms='of another rule'; UPDATE memgpt.entries SET terms='{}'")
+            assert store.search("anna-secret", texts=["word"]) == [[]]
+        for keys in (
+            "others",
+            "keys",
+        ):  # who has no key of a namespace opens the store all the same, and leaves it to whoever has
+            monkeypatch.setenv("MEMGPT_KEYS", str(tmp_path / keys))
+            with open_store(url, "e", "SECRET") as store:
+                if keys == "keys":
+                    assert store.search("anna-secret", texts=["word"])[0][0].entry.text == "kept words"
+        with open_store(url, "e", "SECRET") as store:
             assert store.forget("anna-secret", everything=True).state == "erased"
             assert not list((tmp_path / "keys").iterdir())
             store.put("anna-secret", [Item("back again")])

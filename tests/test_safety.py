@@ -268,7 +268,8 @@ def test_a_store_of_the_format_before_is_brought_up_to_date(tmp_path):
         store.set_limits("n", Limits(max_entries=9))
     tampering(
         tmp_path / "m.sqlite",
-        "ALTER TABLE entries DROP COLUMN sum; ALTER TABLE namespaces DROP COLUMN sum; PRAGMA user_version=2",
+        "ALTER TABLE entries DROP COLUMN sum; ALTER TABLE namespaces DROP COLUMN sum; ALTER TABLE namespaces DROP COLUMN terms;"
+        "DROP TABLE word_places; DELETE FROM meta WHERE name='terms'; PRAGMA user_version=2",
     )
     with open_store(str(tmp_path / "m.sqlite"), "e") as store:
         assert [e.text for e in store.list("n")] == ["one", "two"]
