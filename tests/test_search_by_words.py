@@ -88,6 +88,8 @@ def test_forms_of_a_word_are_one():
     ):
         assert len({terms(form)[0] for form in forms.split()}) == 1, forms
     assert [stem(w) for w in ("8stars", "resto_tbilisi", "3rd", "x")] == ["8stars", "resto_tbilisi", "3rd", "x"]
+    assert query_terms("What is the cat of the house?") == ["what", "cat", "hous"]
+    assert query_terms("to be or not to be") == ["to", "be", "or", "not"]
     assert terms("喝茶") == ["喝茶", "茶"]
 
 

@@ -27,6 +27,9 @@ _LANGUAGE = {"Cyrillic": "russian", "Greek": "greek", "Arabic": "arabic", "Armen
 _SCRIPT = regex.compile("|".join(rf"(?P<{script}>[\p{{{script}}}\p{{M}}]+)" for script in _LANGUAGE))
 _stemming = threading.Lock()  # a stemmer keeps the word it is at
 
+_EVERYWHERE = re.compile("a|an|and|are|as|at|be|but|by|for|if|in|into|is|it|no|not|of|on|or|such|that|the|their|then|there|these|they|this|to|was|will|with")  # fmt: skip
+"""Lucene's English stop words, which the stemmer leaves as they are."""
+
 TERMS = f"2 {version('snowballstemmer')}"
 """Names what `terms` does: an index made otherwise is made anew."""
 RRF = 60  # Cormack, Clarke & Büttcher 2009
@@ -81,7 +84,10 @@ def terms(text: str) -> list[str]:
 
 
 def query_terms(text: str) -> list[str]:
-    """Terms to look for, each once; a lone character of an unspaced script ends in `*`: whatever begins with it."""
+    """Terms to look for, each once; a lone character of an unspaced script ends in `*`: whatever begins with it.
+
+    English words that are everywhere are looked for only where a text has no others.
+    """
     out: list[str] = []
     for found in _RUN.finditer(_folded(text)):
         run = _without_accents(found.group())
@@ -91,7 +97,7 @@ def query_terms(text: str) -> list[str]:
             out.append(run + "*")
         else:
             out += [run[n : n + 2] for n in range(len(run) - 1)]
-    return list(dict.fromkeys(out))
+    return [term for term in dict.fromkeys(out) if not _EVERYWHERE.fullmatch(term)] or list(dict.fromkeys(out))
 
 
 def idf(entries: int, holding: int) -> float:
