@@ -13,6 +13,7 @@ from memgpt_cli.data.dialogue import Turn, confirmed
 from memgpt_cli.errors import DataError, UsageError
 from memgpt_cli.inference.session import Session
 from memgpt_cli.ingest.json_values import read_json_records
+from memgpt_cli.ingest.text import stop
 
 FIELDS = {"say", "kind", "expect", "keeps"}
 
@@ -57,11 +58,7 @@ def read_conversations(path: Path) -> list[list[Message]]:
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}: expected conversations, one JSON object a line")
-    return [[_message(made, path, n) for made in _messages(record, path, n)] for n, record in read_json_records(path, _reject)]
-
-
-def _reject(error: DataError, _: object) -> None:
-    raise error
+    return [[_message(made, path, n) for made in _messages(record, path, n)] for n, record in read_json_records(path, stop)]
 
 
 def _messages(record: dict[str, Any], path: Path, line: int) -> list[Any]:

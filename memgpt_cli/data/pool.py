@@ -85,6 +85,8 @@ def with_distractors(
     rows: Sequence[EncodedEpisode], parts: Sequence[Part], distractors: int, rng: random.Random
 ) -> tuple[list[EncodedEpisode], list[tuple[int, int]]]:
     """Episodes, and of each the examples a batch takes; of what is taken in parts nothing is borrowed."""
+    if not distractors:
+        return list(rows), [(part.first, part.last) for part in parts]
     whole = [part.last - part.first == len(row.sees) for row, part in zip(rows, parts, strict=True)]
     joined = pooled([row for row, all_of_it in zip(rows, whole, strict=True) if all_of_it], distractors, rng)
     others = [(row, (p.first, p.last)) for row, p, all_of_it in zip(rows, parts, whole, strict=True) if not all_of_it]

@@ -17,7 +17,7 @@ from memgpt_cli.errors import StoreError
 from memgpt_cli.store import rules
 from memgpt_cli.store.engine import Entries, Found, Ids, Origins, Problems, Rankings
 from memgpt_cli.store.index import ExactIndex
-from memgpt_cli.store.lexical import idf, query_terms
+from memgpt_cli.store.lexical import K1, B, idf, query_terms
 from memgpt_cli.store.postgres.server import COLUMNS, KEPT, SealedNamespace, Server, pairs_and_characters
 from memgpt_cli.store.protocol import Store
 from memgpt_cli.store.rules import as_json
@@ -182,7 +182,7 @@ class PostgresStore(Server, Store):
         ]
         only = "" if allowed is None else " AND e.id = ANY(%(ids)s)"
         query = f"""
-            SELECT e.id, sum(q.weight * f.n * 2.2 / (f.n + 1.2 * (0.25 + 0.75 * cardinality(e.terms) / %(mean)s)))::float8 AS score
+            SELECT e.id, sum(q.weight * f.n * {K1 + 1} / (f.n + {K1} * ({1 - B} + {B} * cardinality(e.terms) / %(mean)s)))::float8 AS score
             FROM unnest(%(terms)s::text[], %(weights)s::float8[]) AS q (term, weight)
             JOIN memgpt.entries e ON e.ns=%(ns)s AND e.terms @> ARRAY[q.term]
             CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(e.terms) t WHERE t = q.term) f

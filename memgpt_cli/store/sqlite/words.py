@@ -117,10 +117,12 @@ def search(db: Connection, ns: int, text: str, k: int, allowed: np.ndarray | Non
     Words are looked up from the rarest on. Once no entry that was not met can come among the best, however many of the
     common words it holds (Turtle & Flood 1995, MaxScore), those are counted only in what was met and may still come there.
     """
+    if allowed is not None and not len(allowed):
+        return []
     counted = db.execute("SELECT entries, terms FROM namespaces WHERE id=?", (ns,)).fetchone()
     entries, total = (n if type(n) is int else 0 for n in counted)  # `verify` tells of damage
     wanted = _wanted(db, ns, entries, query_terms(text))
-    if not wanted or (allowed is not None and not len(allowed)):
+    if not wanted:
         return []
     mean = max(total / max(entries, 1), 1.0)
     most = np.cumsum([(K1 + 1) * w.weight for w in reversed(wanted)])[::-1].tolist() + [0.0]  # that the words from n on give
@@ -131,7 +133,7 @@ def search(db: Connection, ns: int, text: str, k: int, allowed: np.ndarray | Non
         places += want.holding
         if len(ids) >= k and (places > PLACES or (most[done] < least and np.sum(scores + most[done] >= least) <= TEXTS)):
             break
-        found, counts, sizes = _postings(db, f"n{ns}x", want.term)
+        found, counts, sizes = _postings(db, ns, want.term)
         if allowed is not None:
             kept = np.isin(found, allowed)
             found, counts, sizes = found[kept], counts[kept], sizes[kept]
@@ -154,26 +156,23 @@ def _wanted(db: Connection, ns: int, entries: int, found: Sequence[str]) -> list
     """Those of a query's terms that any entry holds, the rarest first."""
     out = []
     for term in found:
-        name = f"n{ns}x{term.rstrip('*')}"
-        if term.endswith("*"):
-            query = "SELECT sum(doc) FROM word_counts WHERE term>=? AND term<?"
-            count = db.execute(query, (name, _after(name))).get
-        else:
-            count = db.execute("SELECT doc FROM word_counts WHERE term=?", (name,)).get
-        if count:
+        only, values = _meant(ns, term)
+        if count := db.execute(f"SELECT sum(doc) FROM word_counts WHERE {only}", values).get:
             out.append(_Wanted(term, idf(entries, min(count, entries)), count))
     return sorted(out, key=lambda w: w.holding)
 
 
-def _after(prefix: str) -> str:
-    """What comes after all that begins with `prefix`."""
-    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+def _meant(ns: int, term: str) -> tuple[str, tuple[str, ...]]:
+    """What of FTS5's vocabulary a query's term means, as a condition and its values: itself, or all that begins with it."""
+    name = f"n{ns}x{term.rstrip('*')}"
+    if not term.endswith("*"):
+        return "term=?", (name,)
+    return "term>=? AND term<?", (name, name[:-1] + chr(ord(name[-1]) + 1))
 
 
-def _postings(db: Connection, prefix: str, term: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _postings(db: Connection, ns: int, term: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The ids of the entries that hold a term, how often each does, and how many terms each has."""
-    name = prefix + term.rstrip("*")
-    only, values = ("term>=? AND term<?", (name, _after(name))) if term.endswith("*") else ("term=?", (name,))
+    only, values = _meant(ns, term)
     query = f"SELECT p.doc, s.sz FROM word_places p CROSS JOIN words_docsize s ON s.id=p.doc WHERE {only}"
     rows = db.execute(query, values).fetchall()
     if not rows:
