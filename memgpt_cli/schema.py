@@ -17,6 +17,9 @@ KINDS = ("fact", "turn", "chunk", "pair", "note")
 TIMELESS = ("fact", "pair")  # kinds whose place in memory says nothing
 TASKS = ("dialogue", "qa", "summarisation", "translation", "text")
 
+RESTS_ON = "evidence"
+"""In an episode's meta: what its examples rest on in the corpus, a list of ids or exact texts."""
+
 Meta = dict[str, Any]
 
 

@@ -38,7 +38,7 @@ from memgpt_cli.errors import ConfigError, DataError, UsageError
 from memgpt_cli.inference.session import Reply, Session
 from memgpt_cli.schema import Example
 from memgpt_cli.tokenizer import load_tokenizer
-from memgpt_cli.training.fit import EpisodeData
+from memgpt_cli.training.batches import EpisodeData
 
 SMALL = {"tells": 12, "tells_min": 6, "episodes_train": 24, "episodes_valid": 8, "episodes_test": 8}
 KINDS = ("tell", "ask", "update", "before", "first")

@@ -8,7 +8,7 @@ import pytest
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import EncodedEpisode
 from memgpt_cli.data.plan import Part
-from memgpt_cli.data.pool import borrows, pooled, with_distractors
+from memgpt_cli.data.pool import borrows, pooled, read_together
 
 
 def row(name: str, *entries: int, asked: int = 1, task: str = "qa", evidence: tuple[int, ...] = ()) -> EncodedEpisode:
@@ -68,7 +68,7 @@ def test_what_has_no_context_of_its_own_or_is_no_question_borrows_nothing():
 def test_examples_that_a_batch_takes_in_part_borrow_nothing():
     rows = [row("a", 1), row("long", 2, asked=4), row("b", 3)]
     parts = [Part(0, 0, 1, 5), Part(1, 1, 3, 5), Part(2, 0, 1, 5)]
-    joined, spans = with_distractors(rows, parts, 1, random.Random(1))
+    joined, spans = read_together(rows, parts, random.Random(1), 1)
     assert spans == [(0, 2), (1, 3)]
     batch = collate(joined, spans)
     assert batch.examples == 4

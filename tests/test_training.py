@@ -20,8 +20,9 @@ from memgpt_cli.config import Config
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import encode
 from memgpt_cli.errors import CheckpointError, UsageError
+from memgpt_cli.training.batches import EpisodeData
 from memgpt_cli.training.callbacks import checkpoint_folders, read_history
-from memgpt_cli.training.fit import EpisodeData, make_model, train
+from memgpt_cli.training.fit import make_model, train
 from memgpt_cli.training.losses import entry_mass, training_sums
 from memgpt_cli.training.module import learning_rate
 from memgpt_cli.training.muon import orthogonal
@@ -250,7 +251,8 @@ import json, sys
 import torch
 from pathlib import Path
 from memgpt_cli.config import build, Config
-from memgpt_cli.training.fit import EpisodeData, make_model
+from memgpt_cli.training.batches import EpisodeData
+from memgpt_cli.training.fit import make_model
 from memgpt_cli.training.module import MemoryModule
 import lightning.pytorch as L
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from memgpt_cli.config import DataConfig
     from memgpt_cli.evaluation.evaluate import Condition
+    from memgpt_cli.evaluation.retrieval import Retrieval
     from memgpt_cli.inference.session import Session
 
 
@@ -69,16 +70,22 @@ def evaluate_command(
         metrics = metric or list(config.data.metrics)
         check_metrics(metrics)
         check_memories(config.eval.memories)
-        conditions = _conditions(session, _split(session, file), metrics, tidy)
+        split = _split(session, file)
+        of_corpus = session.recall is None and _attach_corpus(session)
+        sizes = config.eval.corpus_sizes if of_corpus else ()  # of somebody's own store no copies are made
+        conditions, found = _conditions(session, split, metrics, tidy, sizes)
         name = "+".join(f.stem for f in file) if file else config.eval.split
         name += "-store" if session.recall else ""
     assert session.folder is not None
-    saved = save_results(session.folder / "eval", name, conditions)
+    saved = save_results(session.folder / "eval", name, conditions, found)
     if as_json:
-        print_json({c.memory: [asdict(s) for s in c.scores] for c in conditions})
+        scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
+        print_json(scores | ({"retrieval": [r.as_dict() for r in found]} if found else {}))
         return
     out = console()
     out.print(_table(conditions, f"{session.name} on {name} of {config.data.name}"))
+    if found:
+        out.print(_found(found))
     for signature in dict.fromkeys(
         f"{s.name}: {s.signature}" for s in conditions[0].scores if not s.name.startswith("exact: ")
     ):
@@ -86,24 +93,47 @@ def evaluate_command(
     out.print(f"predictions and scores: {saved.parent}")
 
 
-def _conditions(session: "Session", split: Path, metrics: list[str], tidy: bool) -> "list[Condition]":
+def _attach_corpus(session: "Session") -> bool:
+    """Where the run's data have a corpus, and it lies here, it is what is read; returns whether it is."""
+    from memgpt_cli.cli.app import add_missing_vectors
+    from memgpt_cli.data.corpus import FOLDER, NAMESPACE, STORE
+
+    data = session.config.data
+    file = DATA_ROOT / data.name / FOLDER / STORE
+    if not data.corpus.path or data.corpus.own or not file.is_file():
+        return False
+    session.attach(str(file.absolute()), NAMESPACE)
+    add_missing_vectors(session)
+    return True
+
+
+def _conditions(
+    session: "Session", split: Path, metrics: list[str], tidy: bool, sizes: tuple[int, ...]
+) -> "tuple[list[Condition], list[Retrieval]]":
+    """What the model writes under each memory; and where a store is read, how it finds what is right, by its size."""
     import tempfile
 
     from memgpt_cli.evaluation.evaluate import evaluate
-    from memgpt_cli.evaluation.recalled import named_by_store, write_recalled
+    from memgpt_cli.evaluation.recalled import of_store, write_recalled
+    from memgpt_cli.evaluation.retrieval import by_size
     from memgpt_cli.inference.postprocess import drop_repeats, tidy_spaces
 
     config = session.config
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else str
     with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
+        raw = split
         if session.recall:
-            split = write_recalled(split, Path(scratch), session, config.eval.max_examples, report)
+            split = write_recalled(raw, Path(scratch) / "recalled", session, config.eval.max_examples, report)
         conditions = evaluate(
             session.model, session.tokenizer, split, metrics, config.eval, config.generate,
             lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
             0 if session.recall else config.data.distractors,
         )  # fmt: skip
-    return named_by_store(conditions) if session.recall else conditions
+        if session.recall is None:
+            return conditions, []
+        return of_store(conditions, config.eval.bootstrap), by_size(
+            raw, Path(scratch), session, metrics, sizes, postprocess, report
+        )
 
 
 def _split(session: "Session", files: list[Path] | None) -> Path:
@@ -143,7 +173,7 @@ def _raw_data(run: str, data: "DataConfig", files: list[Path] | None, known: dic
     """
     from dataclasses import replace
 
-    from memgpt_cli.config import DataConfig, build
+    from memgpt_cli.config import CorpusConfig, DataConfig, build
     from memgpt_cli.data.sources import find_source, make_options
     from memgpt_cli.errors import UsageError
     from memgpt_cli.files import slug
@@ -156,7 +186,8 @@ def _raw_data(run: str, data: "DataConfig", files: list[Path] | None, known: dic
         )
     if files:
         named: dict[str, object] = {"test": [str(f.resolve()) for f in files]}
-        return replace(data, name=slug("eval-" + "+".join(f.stem for f in files)), path="/", files=named, hold_out={})
+        name = slug("eval-" + "+".join(f.stem for f in files))
+        return replace(data, name=name, path="/", files=named, hold_out={}, corpus=CorpusConfig())  # the run's own is read
     if known is not None:
         raw: DataConfig = build(DataConfig, known, "data")
         return replace(data, path=data.path or raw.path, files=data.files or raw.files, options={**raw.options, **data.options})
@@ -184,4 +215,25 @@ def _table(conditions: "list[Condition]", title: str) -> "Table":
             cells.append(f"{score.value:.2f}{interval}" if score else "–")
         table.add_row(name, *cells)
     table.add_row("seconds", *(f"{c.seconds:.0f}" for c in conditions))
+    return table
+
+
+def _found(found: "list[Retrieval]") -> "Table":
+    from rich.table import Table
+
+    table = Table(title="what is right, found among all entries of the store", title_justify="left")
+    for column in ("entries", "ranked by"):
+        table.add_column(column, justify="right" if column == "entries" else "left")
+    columns = [score.name for score in next(iter(found[0].rankings.values()))]
+    for name in [*columns, *dict.fromkeys(score.name for retrieval in found for score in retrieval.written)]:
+        table.add_column(name, justify="right")
+    for retrieval in found:
+        for by, scores in retrieval.rankings.items():
+            written = [f"{score.value:.2f}" for score in retrieval.written] if by == "both" else []
+            table.add_row(f"{retrieval.entries:,}", by, *(f"{score.value:.2f}" for score in scores), *written)
+        table.add_section()
+    table.caption = (
+        f"{found[0].examples:,} examples, {found[-1].examples:,} of all entries; what is written reads those ranked by both"
+    )
+    table.caption_justify = "left"
     return table

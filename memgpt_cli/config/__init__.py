@@ -1,21 +1,24 @@
 """Configuration: YAML composed by Hydra, checked against frozen dataclasses, one line per mistake."""
 
 from memgpt_cli.config.compose import compose, override
-from memgpt_cli.config.places import GROUPS, choices, conf_dir, home, user_name
-from memgpt_cli.config.settings import (
+from memgpt_cli.config.data import (
     AugmentConfig,
     ChatConfig,
     CleanConfig,
-    Config,
+    CorpusConfig,
     DataConfig,
+    LimitConfig,
+    RenameConfig,
+    TokenizerConfig,
+)
+from memgpt_cli.config.places import GROUPS, choices, conf_dir, home, user_name
+from memgpt_cli.config.settings import (
+    Config,
     EvalConfig,
     GenerateConfig,
     InferenceConfig,
-    LimitConfig,
     OptimConfig,
-    RenameConfig,
     StoreConfig,
-    TokenizerConfig,
     TrainerConfig,
     all_keys,
     build,
@@ -28,6 +31,7 @@ __all__ = [
     "ChatConfig",
     "CleanConfig",
     "Config",
+    "CorpusConfig",
     "DataConfig",
     "EvalConfig",
     "GenerateConfig",

@@ -17,7 +17,15 @@ from memgpt_cli.schema import ModelConfig
 _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
 
 _BRING_EXPERIMENT = ("companion", "records")  # data that is trained as the experiment of its name, where none is named
-_SHORT = {"data.augment.rename=auto": "data.augment.rename.auto=true"}
+_SHORT = {"data.augment.rename=auto": "data.augment.rename.auto=true", "data.corpus=": "data.corpus.path="}
+
+
+def _spelled(override: str) -> str:
+    """An override that stands for another one, spelled out."""
+    for short, full in _SHORT.items():
+        if override.startswith(short):
+            return full + override[len(short) :]
+    return override
 
 
 def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
@@ -43,7 +51,7 @@ def _compose(overrides: list[str], config_dir: Path | None) -> dict[str, Any]:
 
     search = [f"hydra.searchpath=[file://{config_dir.resolve()}]"] if config_dir else []
     try:
-        free = [f"++{o}" if o.startswith(_FREE_KEYS) else _SHORT.get(o, o) for o in overrides]
+        free = [f"++{o}" if o.startswith(_FREE_KEYS) else _spelled(o) for o in overrides]
         ConfigStore.instance().store("schema", to_dict(Config()))  # every setting can be overridden, also those no YAML names
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             raw = hydra_compose("config", overrides=[*free, *search], return_hydra_config=True)
@@ -118,7 +126,7 @@ def override(base: Config, overrides: list[str], config_dir: Path | None = None)
     composed = to_dict(compose(overrides, config_dir))  # also checks them all
     merged = OmegaConf.create(to_dict(base))
     try:
-        for part in OverridesParser.create().parse_overrides([_SHORT.get(o, o) for o in overrides]):
+        for part in OverridesParser.create().parse_overrides([_spelled(o) for o in overrides]):
             key = part.key_or_group
             if key in GROUPS:
                 changed = (key,) if key in composed else tuple(composed)

@@ -6,126 +6,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from memgpt_cli.errors import ConfigError, did_you_mean
+from memgpt_cli.config.data import MANY, DataConfig, choice
+from memgpt_cli.errors import ConfigError
 from memgpt_cli.files import plain_name
 from memgpt_cli.schema import ModelConfig, check_bounds
-
-_MANY = 1 << 31
-
-
-def _choice(place: str, value: str, *allowed: str) -> None:
-    """Raises ConfigError where a setting is none of the values it may have."""
-    if value not in allowed:
-        raise ConfigError(f"{place} is '{value}', expected one of {', '.join(allowed)}.{did_you_mean(value, allowed)}")
-
-
-@dataclass(frozen=True)
-class CleanConfig:
-    """What is normalised before anything else; every change is counted."""
-
-    unicode: str = "none"  # none | NFC | NFKC
-    newlines: bool = True  # \r\n and \r become \n
-    duplicates: bool = True  # drop an episode equal to an earlier one of its split
-    min_chars: int = 0  # drop examples whose target is shorter
-    max_chars: int = 0  # drop examples whose input or target is longer; 0 sets no limit
-
-    def __post_init__(self) -> None:
-        _choice("data.clean.unicode", self.unicode, "none", "NFC", "NFKC", "NFD", "NFKD")
-        check_bounds("data.clean", self, min_chars=(0, _MANY), max_chars=(0, _MANY))
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    path: str = ""  # a file, folder or hub id to use; that of model.init_from, else trained from the data, where empty
-    revision: str = ""  # of the hub's repository
-    add: tuple[
-        str, ...
-    ] = ()  # tokens a pretrained tokenizer shall have besides its own, as in data.tokenizer.add=["#Person1#"]
-    vocab_size: int = 1000  # pieces of the tokenizer that is trained, at most
-    coverage: float = 0.9999  # share of the characters that get a piece of their own; bytes stand in for the rarest
-    characters: bool = False  # those of scripts without spaces are pieces of their own, so that names are cut alike everywhere
-    sample_mb: int = 20  # text of the training split it is trained on, at most
-
-    def __post_init__(self) -> None:
-        check_bounds("data.tokenizer", self, vocab_size=(1, 1 << 20), sample_mb=(1, 10_000), coverage=(0.9, 1))
-
-
-@dataclass(frozen=True)
-class LimitConfig:
-    """Lengths in tokens, and what happens to what is longer: always counted, never silent."""
-
-    input: int = 512  # tokens of an input
-    target: int = 256  # tokens of a target
-    entry: int = 128  # tokens of an entry
-    on_long_input: str = "truncate"  # truncate (keeps the end) | drop | stop
-    on_long_target: str = "truncate"  # truncate (keeps the beginning) | drop | stop
-    on_long_entry: str = "split"  # split | stop
-
-    def __post_init__(self) -> None:
-        for what in ("input", "target"):
-            _choice(f"data.limits.on_long_{what}", getattr(self, f"on_long_{what}"), "truncate", "drop", "stop")
-        _choice("data.limits.on_long_entry", self.on_long_entry, "split", "stop")
-        check_bounds("data.limits", self, input=(4, 65_536), target=(4, 65_536), entry=(4, 65_536))
-
-
-@dataclass(frozen=True)
-class RenameConfig:
-    """Renames names and values consistently within an episode, so that copying is learnt, not lists."""
-
-    relations: tuple[str, ...] = ()  # of facts whose tails are renamed
-    auto: bool = False  # whatever targets copy from what is read is renamed; data.augment.rename=auto says the same
-    probability: float = 0.5  # that an episode is renamed, each time it is seen
-
-    def __post_init__(self) -> None:
-        check_bounds("data.augment.rename", self, probability=(0, 1))
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    rename: RenameConfig = field(default_factory=RenameConfig)
-
-
-@dataclass(frozen=True)
-class ChatConfig:
-    """How a conversation with a model of this data is set up."""
-
-    user: str = "user"  # what the person is called in a turn
-    bot: str = "bot"  # what the model is called in a turn
-    turns: int = 2  # messages that are the input; older ones are memory
-    keeps: tuple[str, ...] = ()  # where not empty, only what a reply says behind one of these becomes memory
-    silence: str = ""  # what an empty line says
-    lookup: str = ""  # a reply that begins so names values: facts whose heads have them all are recalled, nothing else is
-    knowledge: str = (
-        ""  # a file of facts that every conversation may look up: "head relation<TAB>tail" lines, bundled or a path
-    )
-
-    def __post_init__(self) -> None:
-        check_bounds("data.chat", self, turns=(1, 10_000))
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    name: str = "companion"  # of the folder in data/
-    source: str = "companion"  # the reader (memgpt.sources)
-    path: str = ""  # the folder that holds the files; bundled for those of the package
-    files: dict[str, Any] = field(default_factory=dict)  # split -> file names or globs below path
-    distractors: int = 0  # entries of others that a question reads beside the context it comes with, at least
-    hold_out: dict[str, Any] = field(default_factory=dict)  # split -> share of the episodes taken from `train`
-    options: dict[str, Any] = field(default_factory=dict)  # the source's own
-    clean: CleanConfig = field(default_factory=CleanConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    limits: LimitConfig = field(default_factory=LimitConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    chat: ChatConfig = field(default_factory=ChatConfig)
-    metrics: tuple[str, ...] = ("exact", "f1")  # that memgpt eval shows where none is named
-    on_error: str = "stop"  # stop | quarantine
-    seed: int = 1  # of what is made up or held out, and of the tokenizer
-
-    def __post_init__(self) -> None:
-        plain_name(self.name, "data.name")
-        plain_name(self.source, "data.source")
-        _choice("data.on_error", self.on_error, "stop", "quarantine")
-        check_bounds("data", self, seed=(0, _MANY), distractors=(0, 65_536))
 
 
 @dataclass(frozen=True)
@@ -155,13 +39,13 @@ class OptimConfig:
     distil_weight: float = 0.1  # of the loss that teaches the scores what was read (ADist of Atlas, arXiv 2208.03299)
 
     def __post_init__(self) -> None:
-        _choice("optim.schedule", self.schedule, "cosine", "constant", "rsqrt")
-        _choice("optim.optimizer", self.optimizer, "adamw", "muon", "adamw8bit", "adafactor")
-        _choice("optim.trainable", self.trainable, "all", "memory", "decoder", "lora")
+        choice("optim.schedule", self.schedule, "cosine", "constant", "rsqrt")
+        choice("optim.optimizer", self.optimizer, "adamw", "muon", "adamw8bit", "adafactor")
+        choice("optim.trainable", self.trainable, "all", "memory", "decoder", "lora")
         for target in self.lora_targets:
-            _choice("optim.lora_targets", target, "q", "k", "v", "o", "gate", "up", "down")
+            choice("optim.lora_targets", target, "q", "k", "v", "o", "gate", "up", "down")
         check_bounds(
-            "optim", self, lora_rank=(1, 65_536), lora_alpha=(1, _MANY), lora_dropout=(0, 0.999), warmup_steps=(0, _MANY)
+            "optim", self, lora_rank=(1, 65_536), lora_alpha=(1, MANY), lora_dropout=(0, 0.999), warmup_steps=(0, MANY)
         )
         check_bounds("optim", self, lr=(0, 1e3), memory_lr=(0, 1e3), embedding_lr=(0, 1e3), weight_decay=(0, 1e3))
         check_bounds("optim", self, eps=(0, 1), final_lr=(0, 1), clip=(0, 1e9))
@@ -185,14 +69,15 @@ class TrainerConfig:
     val_every: int = 250  # steps between validations
     val_batches: int = 20  # batches of a validation; 0 for the whole split
     patience: int = 0  # validations without a better score before training stops; 0 never stops early
+    refresh_every: int = 250  # steps after which the model searches its corpus anew for entries that are hard to tell apart
     checkpoint_every: int = 250  # steps between checkpoints
     keep_checkpoints: int = 2  # the last ones
     log_every: int = 25  # steps between lines of history.jsonl
 
     def __post_init__(self) -> None:
-        _choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
-        _choice("trainer.matmul", self.matmul, "highest", "high", "medium")
-        _choice(
+        choice("trainer.precision", self.precision, "32-true", "bf16-mixed", "16-mixed", "bf16-true")
+        choice("trainer.matmul", self.matmul, "highest", "high", "medium")
+        choice(
             "trainer.strategy",
             self.strategy,
             "auto",
@@ -200,12 +85,18 @@ class TrainerConfig:
             "ddp_find_unused_parameters_false",
             "ddp_find_unused_parameters_true",
         )
-        _choice("trainer.accelerator", self.accelerator, "cpu", "gpu", "cuda", "auto")
-        check_bounds("trainer", self, devices=(1, 4096), threads=(0, 1024), max_steps=(1, _MANY), batch_tokens=(1, 1 << 27))
+        choice("trainer.accelerator", self.accelerator, "cpu", "gpu", "cuda", "auto")
+        check_bounds("trainer", self, devices=(1, 4096), threads=(0, 1024), max_steps=(1, MANY), batch_tokens=(1, 1 << 27))
         check_bounds(
-            "trainer", self, val_every=(1, _MANY), val_batches=(0, _MANY), checkpoint_every=(1, _MANY), log_every=(1, _MANY)
+            "trainer",
+            self,
+            refresh_every=(1, MANY),
+            val_every=(1, MANY),
+            val_batches=(0, MANY),
+            checkpoint_every=(1, MANY),
+            log_every=(1, MANY),
         )
-        check_bounds("trainer", self, keep_checkpoints=(1, _MANY), patience=(0, _MANY), max_minutes=(0, 1e9))
+        check_bounds("trainer", self, keep_checkpoints=(1, MANY), patience=(0, MANY), max_minutes=(0, 1e9))
 
 
 @dataclass(frozen=True)
@@ -251,7 +142,7 @@ class GenerateConfig:
         )
         if 0 < self.temperature < 1e-3:
             raise ConfigError(f"generate.temperature is {self.temperature}, expected 0 (greedy), or at least 0.001")
-        check_bounds("generate", self, temperature=(0, 1000), top_k=(0, _MANY), top_p=(0, 1), min_p=(0, 1), seed=(0, _MANY))
+        check_bounds("generate", self, temperature=(0, 1000), top_k=(0, MANY), top_p=(0, 1), min_p=(0, 1), seed=(0, MANY))
         check_bounds("generate", self, repetition_penalty=(0.01, 1000), no_repeat_ngram=(0, 65_536))
         if self.beams > 1 and self.temperature > 0:
             raise ConfigError("generate.beams and generate.temperature exclude each other: beam search does not sample")
@@ -264,10 +155,15 @@ class EvalConfig:
     max_examples: int = 0  # 0 scores the whole split
     ablation_examples: int = 1000  # the same, at most, for memories other than `learned`
     memories: tuple[str, ...] = ("oracle", "learned", "shuffled", "empty")  # oracle where the data names evidence
+    corpus_sizes: tuple[int, ...] = (
+        1000,
+        10_000,
+        100_000,
+    )  # entries of a store that is read, for the ablation's examples; then all
     bootstrap: int = 1000  # resamples of a confidence interval; 0 for none
 
     def __post_init__(self) -> None:
-        check_bounds("eval", self, batch_tokens=(1, 1 << 27), max_examples=(0, _MANY), ablation_examples=(0, _MANY))
+        check_bounds("eval", self, batch_tokens=(1, 1 << 27), max_examples=(0, MANY), ablation_examples=(0, MANY))
         check_bounds("eval", self, bootstrap=(0, 1_000_000))
         plain_name(self.split, "eval.split")
 
@@ -291,7 +187,7 @@ class Config:
     def __post_init__(self) -> None:
         if self.run:
             plain_name(self.run, "run")
-        check_bounds("", self, seed=(0, _MANY))
+        check_bounds("", self, seed=(0, MANY))
 
 
 def build(kind: type, values: dict[str, Any], place: str = "") -> Any:

@@ -80,8 +80,11 @@ def _examples(episodes: Sequence[_Columns], texts: _Texts) -> dict[str, Any]:
     input_tokens, input_index = np.zeros((g, e, s), np.int64), np.zeros((g, e, s), np.int64)
     seen, targets = np.full((g, e), -1, np.int64), np.zeros((g, e, t), np.int64)
     evidence: list[tuple[int, int, int]] = []
+    found = np.zeros((g, e), bool)
     for k, episode in enumerate(episodes):
         seen[k, : len(episode.sees)] = episode.sees
+        if episode.row.found:
+            found[k, : len(episode.sees)] = episode.row.found[episode.first : episode.first + len(episode.sees)]
         for x, (text, target) in enumerate(zip(episode.inputs, episode.targets, strict=True)):
             i = texts.row[text]
             input_text[k, x] = i
@@ -98,6 +101,7 @@ def _examples(episodes: Sequence[_Columns], texts: _Texts) -> dict[str, Any]:
         "targets": torch.from_numpy(targets),
         "packed": torch.from_numpy(pad([np.flatnonzero(row) for row in targets.reshape(g, -1)], value=e * t)),
         "evidence": torch.tensor(evidence, dtype=torch.long).view(-1, 3),
+        "found": torch.from_numpy(found),
         "rows": [[(k, episode.first + x) for x in range(len(episode.sees))] for k, episode in enumerate(episodes)],
     }
 

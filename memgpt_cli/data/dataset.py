@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ FORMAT = 1
 SPLITS = ("train", "valid", "test")
 ARROW_FILE = "data.arrow"
 MANIFEST, REJECTS = "manifest.json", "rejects.jsonl"
+_OF_SPLIT = [f"{split}/{file}" for split in SPLITS for file in (ARROW_FILE, "candidates.arrow")]
+_OWN = (MANIFEST, REJECTS, *TOKENIZER_FILES, f"corpus/{ARROW_FILE}", "corpus/memory.sqlite*", *_OF_SPLIT)
 DATA_SET = Kind(
     "a data set",
     MANIFEST,
     ("format", "key", "source", "statistics"),
-    (MANIFEST, REJECTS, *TOKENIZER_FILES, *(f"{where}{split}/{ARROW_FILE}" for split in SPLITS for where in ("", "staged-*/"))),
+    (*_OWN, *(f"staged-*/{split}/{ARROW_FILE}" for split in SPLITS)),
 )
 _TEXTS, _IDS = pa.list_(pa.string()), pa.list_(pa.list_(pa.int32()))
 SCHEMA = pa.schema(
@@ -70,11 +72,20 @@ class EncodedEpisode:
     targets: Sequence[str] = ()
     references: Sequence[Sequence[str]] = ()
     tasks: Sequence[str] = ()
+    found: Sequence[bool] = ()  # whether an example's evidence was found, not named: any piece of it may suffice
     of: Sequence[tuple[str, int]] = ()  # of joined episodes: each example's own episode, and its number there
 
     def name(self, example: int) -> tuple[str, int]:
         """The episode an example is of, and its number there."""
         return self.of[example] if self.of else (self.id, example)
+
+    def part(self, first: int, last: int) -> "EncodedEpisode":
+        """Its examples [first, last), over all of its entries."""
+        if (first, last) == (0, len(self.sees)):
+            return self
+        columns = ("input_ids", "target_ids", "sees", "evidence", "inputs", "targets", "references", "tasks", "found")
+        kept = {name: getattr(self, name)[first:last] for name in columns}
+        return replace(self, **kept, of=[self.name(n) for n in range(first, last)])
 
     def decode(self) -> Episode:
         """The episode of texts."""

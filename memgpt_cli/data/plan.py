@@ -19,14 +19,17 @@ class Part:
     cost: int  # tokens to encode and to write
 
 
-def parts_of(lengths: Sequence[tuple[np.ndarray, ...]], budget: int) -> list[Part]:
-    """Whole episodes where they fit the token budget, else runs of their examples (each run reads all the entries)."""
+def parts_of(lengths: Sequence[tuple[np.ndarray, ...]], budget: int, brings: int = 0) -> list[Part]:
+    """Whole episodes where they fit the token budget, else runs of their examples (each run reads all the entries).
+
+    `brings`: tokens of what an example reads besides, of a corpus.
+    """
     parts = []
     for n, (entries, inputs, targets, sees) in enumerate(lengths):
         first, cost = 0, 0
         shared = int(entries[: sees.max(initial=0)].sum())
         for k in range(len(inputs)):
-            own = int(inputs[k] + targets[k]) + 2
+            own = int(inputs[k] + targets[k]) + 2 + brings
             if k > first and shared + cost + own > budget:
                 parts.append(Part(n, first, k, shared + cost))
                 first, cost = k, 0
@@ -89,12 +92,14 @@ def _halve(batch: list[Part]) -> list[list[Part]]:
     return [[Part(part.episode, part.first, middle, part.cost)], [Part(part.episode, middle, part.last, part.cost)]]
 
 
-def evaluation_plan(data: EpisodeDataset, budget: int, limit: int = 0, examples: int = 0, world: int = 1) -> list[list[Part]]:
+def evaluation_plan(
+    data: EpisodeDataset, budget: int, limit: int = 0, examples: int = 0, world: int = 1, brings: int = 0
+) -> list[list[Part]]:
     """Batches of a whole split in order of cost, or of its first `examples`; at most `limit`, evenly spread.
 
     Their number is a multiple of `world`, so that every process has as many.
     """
-    parts = parts_of(data.lengths(), budget)
+    parts = parts_of(data.lengths(), budget, brings)
     if examples:
         kept, left = [], examples
         for part in parts:

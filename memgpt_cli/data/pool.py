@@ -1,9 +1,11 @@
-"""Examples that read each other's entries: choosing is learned where every question comes with a context of its own."""
+"""What is read together in a batch: questions beside each other's entries, or beside entries of a corpus."""
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from memgpt_cli.data.candidates import Candidates
 from memgpt_cli.data.dataset import EncodedEpisode
 from memgpt_cli.data.plan import Part
 
@@ -21,7 +23,7 @@ def pooled(rows: Sequence[EncodedEpisode], distractors: int, rng: random.Random)
     entries it came with are its evidence.
     """
     free = [row for row in rows if not distractors or not borrows(row)]
-    joined = [_joined(group, rng) if len(group) > 1 else group[0] for group in _groups(rows, distractors)]
+    joined = [joined_rows(group, rng) if len(group) > 1 else group[0] for group in _groups(rows, distractors)]
     return free + joined
 
 
@@ -42,7 +44,8 @@ def _groups(rows: Sequence[EncodedEpisode], distractors: int) -> list[list[Encod
     return groups
 
 
-def _joined(rows: Sequence[EncodedEpisode], rng: random.Random) -> EncodedEpisode:
+def joined_rows(rows: Sequence[EncodedEpisode], rng: random.Random) -> EncodedEpisode:
+    """One episode of all their examples, each of which sees all their entries, once and in random order."""
     order = [*range(len(rows))]
     rng.shuffle(order)
     place: dict[tuple[int, ...], int] = {}  # of an entry, by its ids
@@ -66,7 +69,7 @@ def _joined(rows: Sequence[EncodedEpisode], rng: random.Random) -> EncodedEpisod
         entry_meta=column("entry_meta"),
         sees=[len(kept)] * sum(len(row.sees) for row in rows),
         evidence=[sorted(places) for row in rows for places in _evidence(row, place)],
-        of=[(row.id, n) for row in rows for n in range(len(row.sees))],
+        of=[row.name(n) for row in rows for n in range(len(row.sees))],
         input_ids=all_of("input_ids"),
         target_ids=all_of("target_ids"),
         inputs=all_of("inputs"),
@@ -81,10 +84,78 @@ def _evidence(row: EncodedEpisode, place: dict[tuple[int, ...], int]) -> Iterato
         yield {place[tuple(row.entry_ids[n])] for n in named or range(len(row.entry_ids))}
 
 
-def with_distractors(
-    rows: Sequence[EncodedEpisode], parts: Sequence[Part], distractors: int, rng: random.Random
+Near = dict[tuple[int, int], Sequence[int]]
+"""Rows of a corpus that the model finds near an example (episode, number), the nearest first."""
+
+
+def over_corpus(
+    rows: Sequence[EncodedEpisode], parts: Sequence[Part], candidates: Candidates, near: Near, rng: random.Random
+) -> list[EncodedEpisode]:
+    """The examples of the parts, over what they bring from the corpus.
+
+    Questions are one episode over all that any of them brings, and over what entries they have of their own, so that each is
+    encoded once and what one rests on is there to mislead the others. What sees entries of its own in their order is an
+    episode of its own, behind what it brings.
+    """
+    shared: list[tuple[EncodedEpisode, Part]] = []
+    alone: list[tuple[EncodedEpisode, Part]] = []
+    for row, part in zip(rows, parts, strict=True):
+        taken = row.part(part.first, part.last)
+        (shared if not row.entry_ids or borrows(row) else alone).append((taken, part))
+    groups = [*([shared] if shared else []), *([one] for one in alone)]
+    return [_over(group, candidates, near, rng) for group in groups]
+
+
+def _over(
+    group: Sequence[tuple[EncodedEpisode, Part]], candidates: Candidates, near: Near, rng: random.Random
+) -> EncodedEpisode:
+    corpus = candidates.corpus
+    examples = [(part.episode, n) for _, part in group for n in range(part.first, part.last)]
+    linked = [candidates.linked(*example) for example in examples]
+    brought = [candidates.pick(link, near.get(example), rng) for link, example in zip(linked, examples, strict=True)]
+    own = group[0][0] if len(group) == 1 else joined_rows([row for row, _ in group], rng)
+    there, targets = {tuple(ids) for ids in own.entry_ids}, {tuple(ids) for ids in own.target_ids}
+    place: dict[int, int] = {}  # of a row of the corpus, among the entries
+    held: dict[tuple[int, ...], int] = {}
+    union = sorted({row for rows in brought for row in rows})
+    rng.shuffle(union)
+    for row in union:
+        ids = tuple(corpus.ids(row))
+        if ids not in there and ids not in targets:  # said in its own memory already, or what is to be written
+            place[row] = held.setdefault(ids, len(held))
+    kinds = {place[row]: corpus.kind(row) for row in union if row in place}
+    first = len(held)
+    evidence = [
+        sorted({place[row] for row in link.evidence if row in place}.union(first + n for n in mine))
+        for link, mine in zip(linked, own.evidence, strict=True)
+    ]
+    return replace(
+        own,
+        entry_ids=[*map(list, held), *own.entry_ids],
+        kinds=[*(kinds[n] for n in range(first)), *own.kinds],
+        entries=(),
+        entry_meta=(),
+        sees=[first + seen for seen in own.sees],
+        evidence=evidence,
+        found=[link.found and not mine for link, mine in zip(linked, own.evidence, strict=True)],
+    )
+
+
+def read_together(
+    rows: Sequence[EncodedEpisode],
+    parts: Sequence[Part],
+    rng: random.Random,
+    distractors: int = 0,
+    candidates: Candidates | None = None,
+    near: Near | None = None,
 ) -> tuple[list[EncodedEpisode], list[tuple[int, int]]]:
-    """Episodes, and of each the examples a batch takes; of what is taken in parts nothing is borrowed."""
+    """The episodes of a batch, and of each the examples that it takes: over a corpus, beside distractors, or as they are.
+
+    Of what is taken in parts no distractor is borrowed.
+    """
+    if candidates is not None:
+        episodes = over_corpus(rows, parts, candidates, near or {}, rng)
+        return episodes, [(0, len(row.sees)) for row in episodes]
     if not distractors:
         return list(rows), [(part.first, part.last) for part in parts]
     whole = [part.last - part.first == len(row.sees) for row, part in zip(rows, parts, strict=True)]

@@ -4,6 +4,7 @@ No split is ever in memory: what is read and clean is staged on disk, from where
 held out, and what is written are taken.
 """
 
+import contextlib
 import hashlib
 import json
 import random
@@ -19,7 +20,9 @@ import numpy as np
 
 from memgpt_cli import hub
 from memgpt_cli.config import DataConfig
+from memgpt_cli.data import corpus as of_corpus
 from memgpt_cli.data.augment import Renamer, values_of
+from memgpt_cli.data.candidates import CandidateWriter, Linker
 from memgpt_cli.data.clean import Cleaner, Limiter
 from memgpt_cli.data.dataset import (
     ARROW_FILE,
@@ -37,9 +40,12 @@ from memgpt_cli.data.sources import Where, files_of, find_source, make_options
 from memgpt_cli.data.spans import own_words
 from memgpt_cli.data.staging import ALL, Staged, texts_of
 from memgpt_cli.data.statistics import Statistics
+from memgpt_cli.data.statistics import of_corpus as statistics_of_corpus
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.files import check_own, locked, new_folder, settle, writing
 from memgpt_cli.schema import Episode
+from memgpt_cli.store import Store
+from memgpt_cli.store.url import without_password
 from memgpt_cli.tokenizer import UNK, Tokenizer, load_tokenizer, train_tokenizer
 
 CODE_VERSION = 4  # raised when the same configuration would give other episodes
@@ -114,6 +120,9 @@ def _key(config: DataConfig, hashes: dict[str, str]) -> str:
     settings = {k: v for k, v in asdict(config).items() if k not in ("augment", "chat", "metrics")}
     if config.tokenizer.path:  # what counts is the tokenizer, whose fingerprint is among the hashes, not where it lies
         settings["tokenizer"] = {}
+    corpus = settings.pop("corpus")
+    if config.corpus.path:  # how many entries are brought into a batch concerns training alone
+        settings["corpus"] = {name: corpus[name] for name in ("path", "namespace", "chunk")}
     settings["rename"] = (
         sorted(config.augment.rename.relations) + ["auto"] * config.augment.rename.auto
     )  # how often they are renamed concerns training alone
@@ -128,7 +137,13 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
     files = source_files(config) if source.reads_files(options) else {}
     extra = [path for paths in files.values() or [[]] for path in source.extra_files(options, paths)]
     read = [*(path for paths in files.values() for path in paths), *(path for path in extra if path.exists())]
-    hashes = {str(path): _hash_file(path) for path in dict.fromkeys(read)}
+    corpus = config.corpus
+    if corpus.path and of_corpus.is_store(corpus.path):
+        revisions = {without_password(corpus.path): of_corpus.revision(corpus)}
+    else:
+        revisions = {}
+        read += of_corpus.corpus_files(corpus) if corpus.path and not corpus.own else []
+    hashes = {str(path): _hash_file(path) for path in dict.fromkeys(read)} | revisions
     if config.tokenizer.path:
         hashes["tokenizer"] = given_tokenizer(config).fingerprint
     return files, hashes, _key(config, hashes)
@@ -192,8 +207,8 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         for split in _splits(config, files):
             counts = changes.setdefault(split, Counter())
             rejected = rejects.count
-            episodes = _progress(_read(config, files, split, counts, rejects), report, f"reading {split}")
-            staged[split] = Staged.stage(Path(staging) / split, episodes, config.seed)
+            found = _progress(_read(config, files, split, counts, rejects), report, f"reading {split}")
+            staged[split] = Staged.stage(Path(staging) / split, found, config.seed)
             counts["records rejected"] += rejects.count - rejected
             if not len(staged[split]):
                 names = ", ".join(map(str, files.get(split, ()))) or "its source"
@@ -204,14 +219,17 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         values = values_of(iter(train), rename.relations)
         own = own_words(iter(train)) if rename.auto else []
         renamer = Renamer(replace(rename, probability=0.5), values, own)
-        tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, report)
-        tokenizer.save(folder)
-        statistics = {
-            split: _write(
-                config, _progress(iter(episodes), report, f"writing {split}"), tokenizer, folder / split, changes[split]
-            )
-            for split, episodes in staged.items()
-        }
+        own_entries = (entry for episode in train for entry in episode.entries)
+        into = folder / of_corpus.FOLDER
+        store = of_corpus.fill(config.corpus, into, own_entries, rejects, report) if config.corpus.path else None
+        with store or contextlib.nullcontext():
+            tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, store, report)
+            tokenizer.save(folder)
+            corpus = _Linking(store, config, tokenizer, into, report) if store else None
+            statistics = {}
+            for split, episodes in staged.items():
+                read = _progress(iter(episodes), report, f"writing {split}")
+                statistics[split] = _write(config, read, tokenizer, folder / split, changes[split], corpus)
     return {
         "format": FORMAT,
         "name": config.name,
@@ -221,21 +239,44 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         "values": values,
         "own_words": own,
         "statistics": statistics,
+        **({"corpus": statistics_of_corpus(corpus.counted)} if corpus else {}),
     }
 
 
+class _Linking:
+    """The corpus as it is written, and what finds in it what belongs to an example."""
+
+    def __init__(self, store: Store, config: DataConfig, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
+        self.counted = of_corpus.write_rows(store, config, tokenizer, folder, report)
+        self.store, self.corpus, self.names = store, of_corpus.Corpus(folder), of_corpus.Names.of(store)
+
+    def writer(self, folder: Path, counts: Counter[str]) -> CandidateWriter:
+        return CandidateWriter(folder, Linker(self.store, self.corpus, self.names, counts))
+
+
 def _write(
-    config: DataConfig, episodes: Iterable[Episode], tokenizer: Tokenizer, folder: Path, changes: Counter[str]
+    config: DataConfig,
+    episodes: Iterable[Episode],
+    tokenizer: Tokenizer,
+    folder: Path,
+    changes: Counter[str],
+    corpus: _Linking | None,
 ) -> dict[str, Any]:
     """One split, within its limits; returns its statistics."""
-    limiter, writer, counts = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder), Statistics(config.distractors)
+    limiter, writer = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder)
+    counts = Statistics(config.distractors, corpus.counted if corpus and not config.corpus.own else None)
+    candidates = corpus.writer(folder, changes) if corpus else None
     for episode in episodes:
         if limited := limiter(episode):
             row = encode(limited, tokenizer)
             _count_losses(row, tokenizer, changes)
             counts.add(row)
             writer.write(row)
+            if candidates is not None:
+                candidates.write(limited)
     writer.close()
+    if candidates is not None:
+        candidates.close()
     if not writer.count:
         raise DataError(f"no example of the {folder.name} split is within data.limits: raise them, or truncate what is longer")
     changed = {k: v for k, v in sorted(changes.items()) if v}
@@ -334,8 +375,8 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
     staged["train"] = train.within(low, ALL[1])
 
 
-def _train(config: DataConfig, train: Staged, rename: Renamer, report: Report) -> Tokenizer:
-    """A tokenizer from a sample of the training split, whole episodes in random order up to `sample_mb`."""
+def _train(config: DataConfig, train: Staged, rename: Renamer, corpus: Store | None, report: Report) -> Tokenizer:
+    """A tokenizer from a sample of the training split, whole episodes in random order up to `sample_mb`, and of the corpus."""
     report("training tokenizer", 0)
 
     def texts() -> Iterator[str]:
@@ -347,7 +388,9 @@ def _train(config: DataConfig, train: Staged, rename: Renamer, report: Report) -
                 budget -= len(text)
                 yield text
             if budget <= 0:
-                return
+                break
+        if corpus is not None:
+            yield from of_corpus.sample(corpus, config.seed, config.tokenizer.sample_mb << 20)
 
     asked = config.tokenizer
     return train_tokenizer(texts(), asked.vocab_size, config.seed, asked.coverage, asked.characters)

@@ -5,7 +5,7 @@ without spaces in runs of characters, cut where they are the language's and not 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import regex
 
@@ -24,6 +24,18 @@ COMMON = 0.2
 def is_unspaced(text: str) -> bool:
     """Whether a text begins in a script without spaces."""
     return _UNSPACED.match(text) is not None
+
+
+def bearing(answers: Iterable[str]) -> Callable[[str], bool]:
+    """Whether one of the answers stands in a text, word for word, letter case aside."""
+    wanted = [answer for a in answers if (answer := a.strip().lower())]
+    patterns = [regex.compile(regex.escape(a) if is_unspaced(a) else rf"(?<!\w){regex.escape(a)}(?!\w)") for a in wanted]
+
+    def bears(text: str) -> bool:
+        low = text.lower()
+        return any(a in low and pattern.search(low) for a, pattern in zip(wanted, patterns, strict=True))
+
+    return bears
 
 
 def units(text: str) -> Iterator[str]:

@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from memgpt_cli.data.corpus import Counted
 from memgpt_cli.data.dataset import EncodedEpisode
 from memgpt_cli.data.pool import borrows
+
+RECALLED = 32
+"""Entries that are recalled from a corpus for an input, at most."""
 
 
 class Statistics:
@@ -15,15 +19,17 @@ class Statistics:
 
     Args:
         distractors: entries of others that questions will see beside their own.
+        corpus: what the corpus holds, of which entries will be recalled for each example.
     """
 
-    def __init__(self, distractors: int = 0) -> None:
-        self.distractors = distractors
+    def __init__(self, distractors: int = 0, corpus: Counted | None = None) -> None:
+        self.distractors, self.corpus = distractors, corpus or Counted()
         self.lengths = {name: Counter[int]() for name in SPREADS}
         self.kinds: Counter[str] = Counter()
 
     def add(self, row: EncodedEpisode) -> None:
-        sees = [n + self.distractors for n in row.sees] if borrows(row) else row.sees
+        more = min(RECALLED, self.corpus.entries) or (self.distractors if borrows(row) else 0)
+        sees = [n + more for n in row.sees]
         values = (([len(row.entry_ids)]), sees, *(map(len, ids) for ids in (row.input_ids, row.target_ids, row.entry_ids)))
         for counter, found in zip(self.lengths.values(), values, strict=True):
             counter.update(found)
@@ -36,9 +42,21 @@ class Statistics:
             "examples": targets.total(),
             "entries": entries.total(),
             "tokens": sum(length * n for counter in (inputs, targets, entries) for length, n in counter.items()),
-            "kinds": dict(self.kinds.most_common()),
+            "kinds": dict((self.kinds + self.corpus.kinds).most_common()),
             **{name: _spread(counter) for name, counter in self.lengths.items()},
+            "entry tokens": _spread(entries + self.corpus.lengths),
         }
+
+
+def of_corpus(counted: Counted) -> dict[str, Any]:
+    """What a manifest says of a corpus."""
+    return {
+        "entries": counted.entries,
+        "tokens": sum(length * n for length, n in counted.lengths.items()),
+        "kinds": dict(counted.kinds.most_common()),
+        "entry tokens": _spread(counted.lengths),
+        "changes": {k: v for k, v in sorted(counted.changes.items()) if v},
+    }
 
 
 SPREADS = ("entries per episode", "entries seen per example", "input tokens", "target tokens", "entry tokens")

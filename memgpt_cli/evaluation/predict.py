@@ -11,7 +11,7 @@ from memgpt_cli.config import EvalConfig, GenerateConfig
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset
 from memgpt_cli.data.plan import Part, evaluation_plan
-from memgpt_cli.data.pool import with_distractors
+from memgpt_cli.data.pool import read_together
 from memgpt_cli.evaluation.memories import oracle, other_episode, ranks, with_memory
 from memgpt_cli.inference.decode import Generated, generate
 from memgpt_cli.model import Batch, MemoryTransformer
@@ -40,6 +40,7 @@ class Prediction:
     references: tuple[str, ...]
     task: str = ""
     sees: int = 0  # entries
+    used: bool | None = None  # whether evidence was what it attended to most; None where nothing was written or read
     age: int | None = None  # how many entries ago the newest evidence came, 1 being the last; None without evidence
     likelihood: Likelihood | None = None  # where it was asked for
 
@@ -50,6 +51,7 @@ class Prediction:
             "task": self.task,
             "sees": self.sees,
             "age": self.age,
+            "used": self.used,
         }
         own |= {"input": self.input, "prediction": self.prediction}
         return {**own, "references": [*self.references], **(vars(self.likelihood) if self.likelihood else {})}
@@ -96,7 +98,7 @@ class Predictor:
         others = [other_episode(data, p.episode) for p in parts] if memory == "shuffled" else []
         spans = [(p.first, p.last) for p in parts]
         if self.distractors and memory in ("learned", "oracle"):
-            rows, spans = with_distractors(rows, parts, self.distractors, random.Random(parts[0].episode))
+            rows, spans = read_together(rows, parts, random.Random(parts[0].episode), self.distractors)
         batch = collate(with_memory(memory, rows, others), spans)
         device = self.model.null.device
         only = oracle(batch).to(device) if memory == "oracle" else None
@@ -125,7 +127,11 @@ class Predictor:
         references = tuple(row.references[example]) or (target,)
         sees, evidence = row.sees[example], row.evidence[example]
         age = sees - max(evidence) if evidence else None
-        return Prediction(*row.name(example), row.inputs[example], text, references, row.tasks[example], sees, age, known)
+        read = made.best[g][e][0].entries[:sees] if made else None
+        return Prediction(
+            *row.name(example), row.inputs[example], text, references, row.tasks[example], sees,
+            None if read is None or not len(read) else int(read.argmax()) in evidence, age, known,
+        )  # fmt: skip
 
     @torch.inference_mode()
     def _likelihoods(self, batch: Batch, only: Tensor | None) -> Tensor:

@@ -1,47 +1,157 @@
-"""A split with its memory replaced by what a store recalls for each input."""
+"""A split over a store: its memory replaced by what is recalled for each input, and how retrieval ranks what is right."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from memgpt_cli.data.corpus import pages
 from memgpt_cli.data.dataset import EpisodeDataset, EpisodeWriter
+from memgpt_cli.data.spans import bearing
 from memgpt_cli.errors import UsageError
-from memgpt_cli.evaluation.evaluate import Condition
+from memgpt_cli.evaluation.evaluate import Condition, is_exact
+from memgpt_cli.evaluation.metrics import Score, mean_score
+from memgpt_cli.evaluation.predict import Prediction
 from memgpt_cli.inference.session import Session
+from memgpt_cli.schema import RESTS_ON, Episode, Example
+from memgpt_cli.store import Row, Store, Stored
+
+DEPTH = 100
+"""How far down a ranking is looked at."""
+CUTS = (1, 8, 32)
+RANKINGS = ("words", "vectors", "both")
+_AT_ONCE = 256
+
+Report = Callable[[str, int], None]
+Right = Callable[[Stored], bool]
 
 
-def write_recalled(
-    split: Path, folder: Path, session: Session, most: int = 0, report: Callable[[str, int], None] = lambda s, n: None
-) -> Path:
+def right_for(episode: Episode, example: Example) -> Right | None:
+    """Whether a stored entry is what an example rests on: it is named, by its id or text; else, for questions, it bears an answer.
+
+    None where that cannot be said.
+    """
+    named = {str(name) for name in episode.meta.get(RESTS_ON) or ()} | {episode.entries[e].text for e in example.evidence}
+    if named:
+        return lambda entry: entry.text in named or str(entry.meta.get("id", "")) in named
+    if example.task != "qa":
+        return None
+    bears = bearing(example.all_references)
+    return lambda entry: bears(entry.text)
+
+
+def _examples(split: Path, most: int) -> Iterator[tuple[Episode, int]]:
+    """The examples of a split in order, the first `most` where given."""
+    count = 0
+    for episode in EpisodeDataset(split):
+        for n in range(len(episode.examples)):
+            if most and count == most:
+                return
+            yield episode, n
+            count += 1
+
+
+def write_recalled(split: Path, folder: Path, session: Session, most: int = 0, report: Report = lambda stage, n: None) -> Path:
     """Writes every example of `split` (the first `most` where given) as an episode of its own, over recalled entries; returns `folder`.
 
-    Evidence stays evidence where an entry of the same text is recalled.
+    Evidence is what is right of what was recalled.
     """
     if session.recall is None:
         raise UsageError("no store is read: name one with --store")
     writer, count = EpisodeWriter(folder), 0
-    for episode in EpisodeDataset(split):
-        examples = episode.examples if not most else episode.examples[: most - count]
-        for n, (example, found) in enumerate(zip(examples, session.recall([x.input for x in examples]), strict=True)):
+    for page in pages(_examples(split, most), _AT_ONCE):
+        recalled = session.recall([episode.examples[n].input for episode, n in page])
+        for (episode, n), found in zip(page, recalled, strict=True):
+            example, right = episode.examples[n], right_for(episode, episode.examples[n])
             made = session.prompt(example.input, found)
-            wanted = {episode.entries[e].text for e in example.evidence}
-            evidence = [i for i, entry in enumerate(made.entries) if entry.text in wanted]
-            target = session.tokenizer.encode(example.target)
-            references = [example.references]
+            evidence = [i for i, stored in enumerate(made.stored) if right and stored and right(stored)]
             writer.write(
                 replace(
-                    made.episode, id=f"{episode.id}/{n}", evidence=[evidence], targets=[example.target], target_ids=[target],
-                    references=references, tasks=[example.task],
+                    made.episode, id=f"{episode.id}/{n}", evidence=[evidence], targets=[example.target],
+                    target_ids=[session.tokenizer.encode(example.target)], references=[example.references], tasks=[example.task],
                 )
             )  # fmt: skip
-        count += len(examples)
+        count += len(page)
         report("recalling", count)
-        if most and count >= most:
-            break
     writer.close()
     return folder
 
 
-def named_by_store(conditions: list[Condition]) -> list[Condition]:
-    """What the model's scores chose among recalled entries is called `store`, not `learned`."""
-    return [replace(c, memory="store") if c.memory == "learned" else c for c in conditions]
+@dataclass
+class Ranked:
+    """Where in each ranking of a store the first right entry stands, from 1; 0 where it is not among the first `DEPTH`."""
+
+    entries: int
+    ranks: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in RANKINGS})
+    right: set[int] = field(default_factory=set)  # ids of right entries that were found
+
+    def scores(self, by: str, resamples: int) -> list[Score]:
+        """recall@k: a right entry is among the first k; MRR over the first `DEPTH`."""
+        ranks = self.ranks[by]
+        how = f"any right entry|{self.entries} entries"
+        out = [mean_score(f"recall@{k}", [100.0 * (0 < r <= k) for r in ranks], f"recall@{k}|{how}", resamples) for k in CUTS]
+        mrr = [100.0 / r if r else 0.0 for r in ranks]
+        return [*out, mean_score("mrr", mrr, f"mrr@{DEPTH}|{how}", resamples)]
+
+
+def rank(split: Path, session: Session, most: int = 0, report: Report = lambda stage, n: None) -> Ranked:
+    """How the store's search ranks what is right for each example, over all its entries: by words, by vectors, by both fused.
+
+    Examples of which it cannot be said what is right are left out.
+    """
+    store, namespace = session.store, session.namespace
+    ranked, count = Ranked(store.stats(namespace).entries), 0
+    for page in pages(_examples(split, most), _AT_ONCE):
+        known = [(ep.examples[n].input, right) for ep, n in page if (right := right_for(ep, ep.examples[n]))]
+        texts = [session.prompt.cut_input(text)[0] for text, _ in known]
+        vectors = session.encoder.queries(texts) if texts else None
+        for name, asked in zip(RANKINGS, ((None, texts), (vectors, None), (vectors, texts)), strict=True):
+            for hits, (_, right) in zip(store.search(namespace, *asked, k=DEPTH), known, strict=True):
+                places = [place for place, hit in enumerate(hits, 1) if right(hit.entry)]
+                ranked.ranks[name].append(places[0] if places else 0)
+                ranked.right.update(hits[place - 1].entry.id for place in places[:1])
+        count += len(page)
+        report("ranking", count)
+    return ranked
+
+
+def subset(session: Session, keep: set[int], size: int, into: Store, seed: int = 1) -> None:
+    """Copies entries of the session's store with their vectors: those to keep, and others drawn by seed, `size` in all."""
+    store, namespace = session.store, session.namespace
+    others = [e.id for e in store.all(namespace) if e.id not in keep]
+    drawn = random.Random(seed).sample(others, max(0, min(len(others), size - len(keep))))
+    for ids in pages(sorted(keep | {*drawn}), 2000):
+        vectors = store.vectors(namespace, ids)
+        rows = [
+            Row(
+                e.text, e.kind, e.meta, [*e.provenance], e.created, e.updated, e.version, e.searchable,
+                {mark: of[e.id] for mark, of in vectors.items() if e.id in of},
+            )
+            for e in store.get(namespace, ids)
+        ]  # fmt: skip
+        into.restore(namespace, rows)
+
+
+def of_store(conditions: list[Condition], resamples: int) -> list[Condition]:
+    """What the model's scores chose among recalled entries is called `store`, not `learned`; with what became of the right entry."""
+    out = []
+    for c in conditions:
+        if c.memory == "learned":
+            c = replace(c, memory="store", scores=c.scores + _by_right_entry(c.predictions, resamples))
+        out.append(c)
+    return out
+
+
+def _by_right_entry(predictions: list[Prediction], resamples: int) -> list[Score]:
+    """Exact answers where a right entry was not among those read, where one was and was used, and where another was used."""
+    groups: dict[str, list[float]] = {"read and used": [], "read, another used": [], "not among those read": []}
+    for p in predictions:
+        if p.task == "qa" and p.used is not None:
+            name = "not among those read" if p.age is None else "read and used" if p.used else "read, another used"
+            groups[name].append(100.0 * is_exact(p))
+    all_of_them = sum(map(len, groups.values()))
+    return [
+        mean_score(f"exact: right entry {name} ({100 * len(of) / all_of_them:.1f} %)", of, "exact|by what was read", resamples)
+        for name, of in groups.items()
+        if of
+    ]

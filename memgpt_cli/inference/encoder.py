@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from memgpt_cli.model import Batch, MemoryTransformer
+from memgpt_cli.model.pooling import means
 from memgpt_cli.model.transformer import Encoded, mean_state
 from memgpt_cli.schema import Entry
 from memgpt_cli.store import Item, Store
@@ -86,13 +87,7 @@ class Encoder:
     def _means(self, texts: Sequence[str]) -> Tensor:
         """[N, D]."""
         ids = [[*i[:MOST_TOKENS], EOS] for i in self.tokenizer.encode_all([self.clean(text) for text in texts])]
-        order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
-        out = torch.zeros(len(ids), self.model.config.d_model, device=self.device)
-        for first in range(0, len(order), AT_ONCE):
-            rows = order[first : first + AT_ONCE]
-            tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids[n]) for n in rows], batch_first=True).to(self.device)
-            out[rows] = mean_state(self.model.encode(tokens), tokens).float()
-        return out
+        return means(self.model, ids)
 
     @torch.inference_mode()
     def vectors(self, texts: Sequence[str]) -> np.ndarray:

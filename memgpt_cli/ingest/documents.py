@@ -125,15 +125,36 @@ _HEADS = {("head", "relation", "tail"), ("subject", "predicate", "object"), ("su
 
 
 def _csv(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
+    """Triples; or passages, where the first line names a column `text` (and `id`, where they have one)."""
+    names: list[str] = []
     for number, row in read_csv(path, reject, "\t" if plain_suffix(path) == ".tsv" else ","):
-        if number == 1 and tuple(c.strip().lower() for c in row) in _HEADS:
-            continue
+        if number == 1:
+            names = [c.strip().lower() for c in row]
+            if tuple(names) in _HEADS or "text" in names:
+                continue
         try:
+            if "text" in names:
+                if len(row) != len(names):
+                    raise DataError(f"{len(row)} fields, expected {len(names)} ({', '.join(names)})", path, number)
+                yield _passage(dict(zip(names, row, strict=True)), path, number)
+                continue
             if len(row) != 3:
                 raise DataError(f"{len(row)} columns, expected 3: head, relation, tail", path, number)
             yield _fact(row[0], row[1], row[2], path, number)
         except DataError as error:
             reject(error, row)
+
+
+def _passage(record: dict[str, Any], path: Path, number: int) -> Item:
+    """A record with a text, and an id that its entry is known by."""
+    text, kind, meta = record.get("text"), record.get("kind", "note"), record.get("meta", {})
+    if not isinstance(text, str) or not text.strip() or not isinstance(meta, dict):
+        raise DataError(f"expected a text (and meta as an object), found the fields {', '.join(map(str, record))}")
+    if kind not in KINDS:
+        raise DataError(f"kind is '{kind}', expected one of {', '.join(KINDS)}")
+    if isinstance(name := record.get("id", record.get("_id")), str | int) and "provenance" not in record:  # else a store's own
+        meta = {"id": str(name), **meta}
+    return _item(text, path, kind, meta, line=number)
 
 
 _IRI = r"<((?:[^\x00-\x20<>\"{}|^`\\]|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8})*+)>"
@@ -195,12 +216,7 @@ def _json(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
                 head, relation, tail = (text_field(record, part) for part in ("head", "relation", "tail"))
                 yield _fact(head, relation, tail, path, number)
                 continue
-            text, kind, meta = record.get("text"), record.get("kind", "note"), record.get("meta", {})
-            if not isinstance(text, str) or not text.strip() or not isinstance(meta, dict):
-                raise DataError(f"expected a text (and meta as an object), found the fields {', '.join(map(str, record))}")
-            if kind not in KINDS:
-                raise DataError(f"kind is '{kind}', expected one of {', '.join(KINDS)}")
-            yield _item(text, path, kind, meta, line=number)
+            yield _passage(record, path, number)
         except DataError as error:
             reject(error.at(path, number), record)
 

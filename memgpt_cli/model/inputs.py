@@ -33,7 +33,8 @@ class Batch:
     sees            [G, E]          how many entries each example sees, -1 where there is no example
     targets         [G, E, T]       ids that end in EOS; 0 pads
     packed          [G, Q]          places of the real target tokens among E*T, E*T pads: what memory is read for
-    evidence        [K, 3]          (episode, example, entry) where the data names it
+    evidence        [K, 3]          (episode, example, entry) where it is known
+    found           [G, E]          whether it was found, not named by the data: any piece of it may suffice
     rows            list of (episode row, example) pairs in reading order, to put predictions back
     """
 
@@ -52,6 +53,7 @@ class Batch:
     targets: Tensor
     packed: Tensor
     evidence: Tensor
+    found: Tensor
     rows: list[list[tuple[int, int]]]
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -104,5 +106,6 @@ def plain_batch(input_ids: Tensor, target_ids: Tensor) -> Batch:
         targets=target_ids[:, None],
         packed=torch.arange(target_ids.shape[1], device=input_ids.device).expand(count, -1),
         evidence=input_ids.new_zeros(0, 3),
+        found=torch.zeros_like(rows, dtype=torch.bool),
         rows=[[(n, 0)] for n in range(count)],
     )

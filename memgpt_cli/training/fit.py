@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import random
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,24 +14,19 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
-from torch.utils.data import DataLoader, Dataset
 
 from memgpt_cli import hub
 from memgpt_cli.checkpoint import load_pretrained, load_tree, save_model
 from memgpt_cli.checkpoint.runs import ADAPTER, CHECKPOINTS, HISTORY, MODEL, PEFT, RUN
 from memgpt_cli.checkpoint.weights import mismatches
 from memgpt_cli.config import Config, to_dict
-from memgpt_cli.data.augment import Renamer
-from memgpt_cli.data.collate import collate
-from memgpt_cli.data.dataset import NOTED, EncodedEpisode, EpisodeDataset, read_manifest
-from memgpt_cli.data.plan import Part, evaluation_plan
-from memgpt_cli.data.pool import with_distractors
-from memgpt_cli.data.stream import TrainStream, rename_row
+from memgpt_cli.data.dataset import NOTED
 from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, UsageError
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
-from memgpt_cli.model import Batch, MemoryTransformer
+from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.tokenizer import Tokenizer, load_tokenizer, word_parts
+from memgpt_cli.training.batches import EpisodeData
 from memgpt_cli.training.callbacks import (
     History,
     Interrupted,
@@ -48,96 +42,6 @@ from memgpt_cli.training.module import MemoryModule
 from memgpt_cli.training.trainable import choose_trainable, make_optimizer, merged_weights, save_adapter
 
 SETTINGS = "config.json"
-Renaming = Callable[[EncodedEpisode, int], EncodedEpisode]
-
-
-class _ValidationBatches(Dataset[Batch]):
-    """A fixed set of validation batches; with `rename` their episodes are changed by it."""
-
-    def __init__(
-        self, data: EpisodeDataset, batches: list[list[Part]], distractors: int, rename: Renaming | None = None
-    ) -> None:
-        self.data, self.batches, self.distractors, self.rename = data, batches, distractors, rename
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Batch:
-        parts = self.batches[index]
-        rows = [self.data.row(p.episode) for p in parts]
-        if self.rename is not None:
-            rows = [self.rename(row, p.episode) for row, p in zip(rows, parts, strict=True)]
-        return collate(*with_distractors(rows, parts, self.distractors, random.Random(index)))
-
-
-class EpisodeData(L.LightningDataModule):
-    """Batches come ready-made, so the loaders batch nothing; each process takes its own.
-
-    A checkpoint keeps how many batches all processes together have taken: a run that goes on with another number of
-    devices goes on at the same place of its data.
-    """
-
-    def __init__(self, folder: Path, config: Config) -> None:
-        super().__init__()
-        self.folder, self.config = folder, config
-        self.tokenizer = load_tokenizer(folder)
-        self.manifest = read_manifest(folder)
-        self._resumed: dict[str, int] = {}
-
-    def state_dict(self) -> dict[str, int]:
-        trainer = self.trainer
-        assert trainer is not None
-        return {"step": trainer.global_step, "batches": self._taken(trainer.global_step, trainer.world_size)}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._resumed = {name: int(state[name]) for name in ("step", "batches")}
-
-    def _taken(self, step: int, world: int) -> int:
-        """Batches that were taken before a step."""
-        since = step - self._resumed.get("step", 0)
-        return self._resumed.get("batches", 0) + since * world
-
-    def _loader(self, dataset: Any) -> DataLoader[Batch]:
-        return DataLoader(dataset, batch_size=None, num_workers=0)
-
-    def _renamer(self, probability: float | None = None) -> Renamer | None:
-        """What renames episodes, as configured or with another probability; None where nothing is renamed."""
-        rename = self.config.data.augment.rename
-        if not (rename.relations or rename.auto) or not rename.probability:
-            return None
-        rename = rename if probability is None else replace(rename, probability=probability)
-        return Renamer(rename, self.manifest["values"], self.manifest.get("own_words", ()))
-
-    def stream(self, start: int = 0, rank: int = 0, world: int = 1) -> TrainStream:
-        renamer = self._renamer()
-        data = EpisodeDataset(self.folder / "train")
-        config = self.config
-        return TrainStream(
-            data, self.tokenizer, config.trainer.batch_tokens, config.seed, renamer, start, rank, world, config.data.distractors
-        )
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        trainer = self.trainer
-        assert trainer is not None
-        rank, world = trainer.global_rank, trainer.world_size
-        return self._loader(self.stream(self._taken(trainer.global_step, world) // world, rank, world))
-
-    def val_dataloader(self) -> list[DataLoader[Batch]]:
-        """The validation set, and where training renames, once more with names that nobody has seen."""
-        trainer, settings = self.trainer, self.config.trainer
-        assert trainer is not None
-        split = self.folder / ("valid" if (self.folder / "valid").is_dir() else "train")
-        data, world = EpisodeDataset(split), trainer.world_size
-        batches = evaluation_plan(data, settings.batch_tokens, settings.val_batches, world=world)[trainer.global_rank :: world]
-        borrowed = self.config.data.distractors
-        loaders, renamer = [self._loader(_ValidationBatches(data, batches, borrowed))], self._renamer(1.0)
-        if renamer is not None:
-
-            def rename(row: EncodedEpisode, number: int) -> EncodedEpisode:
-                return rename_row(row, renamer, random.Random(f"{self.config.seed}/valid/{number}"), self.tokenizer)
-
-            loaders.append(self._loader(_ValidationBatches(data, batches, borrowed, rename)))
-        return loaders
 
 
 def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
@@ -259,7 +163,9 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
     save_best = _saver(config, data, run)
     keep = KeepCheckpoints(run, config.trainer.checkpoint_every, config.trainer.keep_checkpoints, save_best)
     stop = StopGently(keep)
-    trainer = _make_trainer(config, run, console, keep, stop)
+    trainer = _make_trainer(
+        config, run, console, [ShowProgress(console, stop.closed), *([data.nearest] if data.nearest else []), keep, stop]
+    )
     if trainer.is_global_zero:
         _say_what_is_trained(console, run, model, data, resumed)
     if resumed and _step_of(resumed) >= config.trainer.max_steps:
@@ -343,7 +249,7 @@ def check_state(folder: Path, module: MemoryModule) -> None:
         raise CheckpointError(f"{folder} is of step {tree.get('global_step')}: it has been renamed")
 
 
-def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpoints, stop: StopGently) -> L.Trainer:
+def _make_trainer(config: Config, run: Path, console: Console, callbacks: Sequence[L.Callback]) -> L.Trainer:
     settings = config.trainer
     return L.Trainer(
         accelerator=settings.accelerator,
@@ -360,9 +266,7 @@ def _make_trainer(config: Config, run: Path, console: Console, keep: KeepCheckpo
         callbacks=[
             StopAfter(settings.max_minutes),
             History(run, settings.log_every),
-            ShowProgress(console, stop.closed),
-            keep,
-            stop,
+            *callbacks,
         ],
         plugins=[SafeCheckpointIO()],
         enable_checkpointing=False,

@@ -5,6 +5,7 @@ largest batches of the data where it is preprocessed, else on batches filled to 
 a CUDA context, the allocator's fragments and a framework's own hundreds of megabytes come on top.
 """
 
+import random
 import weakref
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from memgpt_cli import hub
 from memgpt_cli.checkpoint.families import shape_of
 from memgpt_cli.checkpoint.pretrained import describe
 from memgpt_cli.config import Config
+from memgpt_cli.data.candidates import Candidates
 from memgpt_cli.data.collate import collate
+from memgpt_cli.data.corpus import open_corpus
 from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset, read_manifest
 from memgpt_cli.data.plan import parts_of, plan
+from memgpt_cli.data.pool import read_together
 from memgpt_cli.data.preprocess import is_current
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.model.attention import SelfAttention
@@ -212,7 +216,9 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
     folder = root / config.data.name
     data = EpisodeDataset(folder / "train")
     lengths = data.lengths()
-    planned = plan(parts_of(lengths, budget), budget, None)
+    corpus = open_corpus(folder)
+    candidates = Candidates(corpus, folder / "train", config.data.corpus) if corpus else None
+    planned = plan(parts_of(lengths, budget, candidates.cost if candidates else 0), budget, None)
     encoded = max(planned, key=lambda batch: sum(p.cost for p in batch))
 
     def read_by_targets(batch: list[Any]) -> int:
@@ -221,7 +227,10 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
 
     written = max(planned, key=lambda batch: sum(int(lengths[p.episode][2][p.first : p.last].sum()) for p in batch))
     chosen = {id(b): b for b in (encoded, written, max(planned, key=read_by_targets))}.values()
-    made = [collate([data.row(p.episode) for p in b], [(p.first, p.last) for p in b]) for b in chosen]
+    made = [
+        collate(*read_together([data.row(p.episode) for p in b], b, random.Random(1), config.data.distractors, candidates))
+        for b in chosen
+    ]
     return made, int(read_manifest(folder)["tokenizer"]["pieces"])
 
 

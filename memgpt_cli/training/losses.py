@@ -7,6 +7,7 @@ from torch import Tensor
 
 from memgpt_cli.config import OptimConfig
 from memgpt_cli.model import Batch, Context
+from memgpt_cli.model.attention import MASKED
 from memgpt_cli.model.pointer import copyable
 from memgpt_cli.model.transformer import Scored
 
@@ -42,15 +43,21 @@ def entry_mass(scored: Scored, context: Context, examples: int, entries: int) ->
 
 
 def _evidence(batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """What the scores lack of the named evidence, summed, and how many pieces of it there are.
+    """What the scores lack of the evidence, summed, and how many pieces of it there are.
 
-    Where an episode names evidence at all, an example that names none rests on none of its entries.
+    Where an episode names evidence at all, an example that names none rests on none of its entries. Of evidence that was found,
+    and not named, one piece or several may be wrong: what is asked for is their probability together, and they count as one.
     """
     logp, named = context.choice.logp, batch.evidence
-    rests = torch.zeros_like(batch.sees, dtype=torch.bool)
-    rests[named[:, 0], named[:, 1]] = True
-    without = rests.any(1, keepdim=True) & ~rests & (batch.sees > 0)
-    return -logp[tuple(named.unbind(1))].sum() - (logp[..., -1] * without).sum(), without.sum() + len(named)
+    is_evidence = torch.zeros_like(logp, dtype=torch.bool)
+    is_evidence[tuple(named.unbind(1))] = True
+    rests = is_evidence.any(-1)
+    found = rests & batch.found
+    without = rests.any(1, keepdim=True) & ~rests & ~batch.found & (batch.sees > 0)
+    all_of_it = is_evidence & ~batch.found[..., None]
+    any_of_it = logp.masked_fill(~is_evidence, MASKED).logsumexp(-1)
+    loss = -(logp * all_of_it).sum() - (any_of_it * found).sum() - (logp[..., -1] * without).sum()
+    return loss, without.sum() + all_of_it.sum() + found.sum()
 
 
 def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: float) -> Sums:

@@ -1,25 +1,26 @@
 """Generic records, JSONL, CSV, Parquet or a `datasets` data set, with a mapping of fields to input, target and memory."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from memgpt_cli.data.sources import Source, Where
-from memgpt_cli.data.spans import is_unspaced
+from memgpt_cli.data.spans import bearing
 from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.ingest.chunk import chunk_entries
 from memgpt_cli.ingest.json_values import read_json_records, text_field
 from memgpt_cli.ingest.table import read_csv_records, read_parquet
 from memgpt_cli.ingest.text import plain_suffix
-from memgpt_cli.schema import TASKS, Entry, Episode, Example, render_triple
+from memgpt_cli.schema import RESTS_ON, TASKS, Entry, Episode, Example, render_triple
 
 
 @dataclass(frozen=True)
 class RecordOptions:
     """
     input, target, memory, references: the fields of a record (memory and references may be missing from it).
+    evidence: the field that names what the target rests on in `data.corpus`: ids or exact texts, one or a list.
+    separator: what stands between several right answers in one text (references, or the target where there are none).
     kind: of the entries; a memory item that is a list of three texts is a fact.
     chunk: characters of an entry where memory is one long text.
     hub: a hub id, read instead of files; hub_config names its configuration. (A saved folder is given as a file.)
@@ -30,6 +31,8 @@ class RecordOptions:
     target: str = "target"
     memory: str = "memory"
     references: str = "references"
+    evidence: str = "evidence"
+    separator: str = ""
     kind: str = "chunk"
     task: str = "qa"
     chunk: int = 400
@@ -113,24 +116,21 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
         raise DataError(f"field '{options.memory}' is {type(memory).__name__}, expected text or a list")
     references = record.get(options.references) or []
     if isinstance(references, str):
-        references = [references]
+        references = [r for r in references.split(options.separator) if r] if options.separator else [references]
     if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
         raise DataError(f"field '{options.references}' is no list of texts")
     target = text_field(record, options.target) if options.target in record or not references else references[0]
-    evidence = _holding(entries, [target, *references]) if options.task == "qa" else ()
+    if options.separator in target and not references and options.separator:
+        references = [r for r in target.split(options.separator) if r.strip()]
+        target = references[0] if references else target
     asked = text_field(record, options.input)
+    bears = bearing([target, *references]) if options.task == "qa" else None
+    evidence = tuple(n for n, entry in enumerate(entries) if bears and bears(entry.text))
     example = Example(asked, target, len(entries), tuple(references), evidence, options.task)
-    return Episode(name, tuple(entries), (example,), {"id": record["id"]} if "id" in record else {})
-
-
-def _holding(entries: Sequence[Entry], answers: Sequence[str]) -> tuple[int, ...]:
-    """The entries in which an answer stands, word for word: the evidence of a question."""
-    wanted = [
-        re.escape(a.strip()) if is_unspaced(a.strip()) else rf"(?<!\w){re.escape(a.strip())}(?!\w)"
-        for a in answers
-        if a.strip()
-    ]
-    return tuple(n for n, entry in enumerate(entries) if any(re.search(a, entry.text, re.IGNORECASE) for a in wanted))
+    meta = {"id": record["id"]} if "id" in record else {}
+    if options.evidence != options.memory and (named := record.get(options.evidence)):
+        meta[RESTS_ON] = [str(name) for name in named] if isinstance(named, list) else [str(named)]
+    return Episode(name, tuple(entries), (example,), meta)
 
 
 RECORDS = Source(read_records, RecordOptions, needs_file=lambda options: not options.hub)

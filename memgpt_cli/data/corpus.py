@@ -1,0 +1,217 @@
+"""A corpus: entries that belong to no episode and that every example may read.
+
+Beside the data set they lie twice: in a store, which is searched, and as token ids in its order, which are read. A row is what
+is read at once; an entry that is longer than `data.limits.entry` is several.
+"""
+
+import glob
+import random
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from memgpt_cli.config import CorpusConfig, DataConfig, user_name
+from memgpt_cli.data.clean import Cleaner, Limiter
+from memgpt_cli.errors import ConfigError, DataError
+from memgpt_cli.ingest.chunk import Cut
+from memgpt_cli.ingest.documents import find_documents, read_document
+from memgpt_cli.ingest.text import Reject, plain_suffix
+from memgpt_cli.schema import Entry
+from memgpt_cli.store import Item, Store, open_store
+from memgpt_cli.tokenizer import Tokenizer
+
+FOLDER, ROWS, STORE, NAMESPACE = "corpus", "data.arrow", "memory.sqlite", "corpus"
+_SCHEMA = pa.schema({"entry": pa.int64(), "text": pa.string(), "kind": pa.string(), "ids": pa.list_(pa.int32())})
+_AT_ONCE = 2000
+
+Report = Callable[[str, int], None]
+T = TypeVar("T")
+
+
+def pages(items: Iterable[T], size: int = _AT_ONCE) -> Iterator[list[T]]:
+    """Lists of at most `size`, in order."""
+    rest = iter(items)
+    while page := list(islice(rest, size)):
+        yield page
+
+
+def is_store(path: str) -> bool:
+    return "://" in path or plain_suffix(Path(path)) == ".sqlite"
+
+
+def corpus_files(config: CorpusConfig) -> list[Path]:
+    """The documents of a corpus that is no store; raises ConfigError where there are none."""
+    given = str(Path(config.path).expanduser())
+    named = [Path(p) for p in sorted(glob.glob(given, recursive=True))] if glob.has_magic(given) else [Path(given)]
+    if not named or not all(path.exists() for path in named):
+        raise ConfigError(f"data.corpus={config.path}: no such file or folder")
+    files, left = find_documents(named)
+    if not files:
+        kinds = ", ".join(sorted({p.suffix or p.name for p in left})[:8])
+        raise ConfigError(
+            f"data.corpus={config.path} holds no document that can be read" + (f", found {kinds}" if kinds else "")
+        )
+    return files
+
+
+def revision(config: CorpusConfig) -> str:
+    """What changes when the store that a corpus comes from does."""
+    with open_store(config.path, create=False) as store:
+        return str(store.revision(config.namespace or user_name()))
+
+
+def _items(config: CorpusConfig, reject: Reject) -> Iterator[Item]:
+    if is_store(config.path):
+        with open_store(config.path, create=False) as store:
+            for e in store.all(config.namespace or user_name()):
+                if e.searchable:
+                    yield Item(e.text, e.kind, e.meta, e.provenance[0] if e.provenance else {})
+        return
+    for path in corpus_files(config):
+        for found in read_document(path, Cut(config.chunk)):
+            if isinstance(found, DataError):
+                reject(found, None)
+            else:
+                yield found
+
+
+def fill(config: CorpusConfig, folder: Path, own: Iterable[Entry], reject: Reject, report: Report) -> Store:
+    """The corpus in a store of its own below `folder`; exact duplicates are one entry. Raises DataError where it is empty.
+
+    Args:
+        own: the entries of the training examples, of which it is made where `data.corpus=own`.
+    """
+    folder.mkdir()
+    store = open_store(str((folder / STORE).absolute()), create=True)
+    count = 0
+    items = (Item(e.text, e.kind) for e in own) if config.own else _items(config, reject)
+    for page in pages(items):
+        store.put(NAMESPACE, page)
+        count += len(page)
+        report("reading the corpus", count)
+    if not count:
+        what = "the training examples have no entries of their own" if config.own else "it holds no entry"
+        raise DataError(f"data.corpus={config.path}: {what}")
+    return store
+
+
+def sample(store: Store, seed: int, chars: int) -> Iterator[str]:
+    """Texts for a tokenizer to learn from, some `chars` in all, from everywhere in the corpus."""
+    share = chars / max(1, sum(len(entry.text) for entry in store.all(NAMESPACE)))
+    rng = random.Random(seed)
+    return (entry.text for entry in store.all(NAMESPACE) if share >= 1 or rng.random() < share)
+
+
+@dataclass
+class Counted:
+    """What a corpus holds, in rows as they are read."""
+
+    entries: int = 0  # of the store
+    lengths: Counter[int] = field(default_factory=Counter)  # tokens of a row -> how many have so many
+    kinds: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+
+
+def write_rows(store: Store, config: DataConfig, tokenizer: Tokenizer, folder: Path, report: Report) -> Counted:
+    """The store's entries as they are read: cleaned, within `data.limits`, as token ids."""
+    counted = Counted()
+    clean, limiter = Cleaner(config.clean, counted.changes).text, Limiter(config.limits, tokenizer, counted.changes)
+    with pa.ipc.new_stream(str(folder / ROWS), _SCHEMA) as writer:
+        for page in pages(store.all(NAMESPACE)):
+            read, first = limiter.entries([Entry(clean(e.text), e.kind) for e in page])
+            ids = tokenizer.encode_all([entry.text for entry in read])
+            of = [e.id for e, a, b in zip(page, first, first[1:], strict=False) for _ in range(a, b)]
+            values = (of, [e.text for e in read], [e.kind for e in read], ids)
+            columns = [pa.array(v, field.type) for v, field in zip(values, _SCHEMA, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+            counted.entries += len(page)
+            counted.lengths.update(map(len, ids))
+            counted.kinds.update(e.kind for e in read)
+            report("writing the corpus", counted.entries)
+    return counted
+
+
+class Corpus:
+    """Rows of a corpus, memory-mapped: nothing of it is in memory but what is read."""
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / ROWS
+        try:
+            table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{ROWS} is damaged: run memgpt preprocess --force", folder) from error
+        if table.schema != _SCHEMA:
+            raise DataError(f"{ROWS} holds other columns than a corpus's: run memgpt preprocess --force", folder)
+        self.folder, self._table = folder, table
+        self._chunks = table.column("ids").chunks
+        self._first = np.cumsum([0, *map(len, self._chunks)])
+        self._offsets = [chunk.offsets.to_numpy() for chunk in self._chunks]
+        self._values = [chunk.values.to_numpy() for chunk in self._chunks]
+        self.entry = table.column("entry").to_numpy()
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def ids(self, row: int) -> list[int]:
+        chunk = int(np.searchsorted(self._first, row, side="right")) - 1
+        at, offsets = row - int(self._first[chunk]), self._offsets[chunk]
+        found: list[int] = self._values[chunk][offsets[at] : offsets[at + 1]].tolist()
+        return found
+
+    def sizes(self) -> np.ndarray:
+        """Tokens of each row."""
+        return np.concatenate([np.diff(offsets) for offsets in self._offsets])
+
+    def text(self, row: int) -> str:
+        return str(self._table.column("text")[row].as_py())
+
+    def kind(self, row: int) -> str:
+        return str(self._table.column("kind")[row].as_py())
+
+    def rows_of(self, entry: int) -> range:
+        """The rows of an entry of the store."""
+        first, last = np.searchsorted(self.entry, [entry, entry + 1])
+        return range(int(first), int(last))
+
+
+def open_corpus(data_set: Path) -> Corpus | None:
+    """The corpus of a data set; None where it has none."""
+    folder = data_set / FOLDER
+    return Corpus(folder) if (folder / ROWS).is_file() else None
+
+
+class Names:
+    """Entries by what they are called, an id of their own or their exact text: sixteen bytes each."""
+
+    def __init__(self, pairs: Iterator[tuple[str, int]]) -> None:
+        hashes, entries = array("q"), array("q")
+        for name, entry in pairs:
+            hashes.append(hash(name))
+            entries.append(entry)
+        order = np.argsort(np.array(hashes), kind="stable")
+        self._hashes, self._entries = np.array(hashes)[order], np.array(entries)[order]
+
+    @classmethod
+    def of(cls, store: Store) -> "Names":
+        def pairs() -> Iterator[tuple[str, int]]:
+            for e in store.all(NAMESPACE):
+                yield e.text, e.id
+                if isinstance(e.meta.get("id"), str | int):
+                    yield f"id:{e.meta['id']}", e.id
+
+        return cls(pairs())
+
+    def __call__(self, name: str) -> int | None:
+        """The first entry that is called so."""
+        for key in (f"id:{name}", name):
+            at = int(np.searchsorted(self._hashes, hash(key)))
+            if at < len(self._hashes) and self._hashes[at] == hash(key):
+                return int(self._entries[at])
+        return None

@@ -1,0 +1,340 @@
+"""A corpus: entries that belong to no episode, from a file to what an example is trained on and what is read for its answer."""
+
+import csv
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from test_kills import losses
+
+from memgpt_cli.config import Config, CorpusConfig, DataConfig, TokenizerConfig, TrainerConfig
+from memgpt_cli.data.candidates import Candidates
+from memgpt_cli.data.collate import collate
+from memgpt_cli.data.corpus import Corpus, open_corpus
+from memgpt_cli.data.dataset import DATA_SET, EpisodeDataset
+from memgpt_cli.data.plan import Part
+from memgpt_cli.data.pool import over_corpus
+from memgpt_cli.data.preprocess import preprocess
+from memgpt_cli.errors import ConfigError
+from memgpt_cli.evaluation.recalled import rank
+from memgpt_cli.files import strangers
+from memgpt_cli.model.retrieval import Choice
+from memgpt_cli.schema import ModelConfig
+from memgpt_cli.store import open_store
+from memgpt_cli.training.batches import EpisodeData
+from memgpt_cli.training.fit import train
+from memgpt_cli.training.losses import _evidence
+
+TINY = {"d_model": 32, "n_heads": 2, "d_kv": 16, "d_ff": 48, "n_encoder_layers": 1, "n_decoder_layers": 1, "dropout": 0.0}
+TOWNS = ("Bergen", "Lund", "Porto", "Graz", "Delft", "Cork", "Bruges", "Turku", "Gdansk", "Sibiu")
+JOBS = ("baker", "pilot", "nurse", "tailor", "diver")
+
+
+def people(count: int) -> list[tuple[str, str, str]]:
+    rng = random.Random(3)
+    names = [f"{a}{b}" for a in ("Al", "Be", "Cor", "Da", "El", "Fin") for b in ("na", "ro", "mik", "tus", "vy", "dor")]
+    return [(name, rng.choice(TOWNS), rng.choice(JOBS)) for name in names[:count]]
+
+
+def write_questions(folder: Path, count: int = 36) -> None:
+    folder.mkdir(exist_ok=True)
+    with open(folder / "facts.tsv", "w", newline="") as file:
+        rows = csv.writer(file, delimiter="\t")
+        rows.writerow(("head", "relation", "tail"))
+        for name, town, job in people(count):
+            rows.writerows([(name, "lives in", town), (name, "works as", job)])
+    for split, part in (("train", people(count)[:-6]), ("valid", people(count)[-6:])):
+        with open(folder / f"{split}.csv", "w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(("question", "answers"))
+            for name, town, job in part:
+                rows.writerows([(f"where does {name} live ?", town), (f"what does {name} work as ?", f"{job}|the {job}")])
+
+
+def settings(folder: Path, **changes: object) -> DataConfig:
+    config = DataConfig(
+        name="people", source="records", path=str(folder), files={"train": "train.csv", "valid": "valid.csv"},
+        corpus=CorpusConfig(path=str(folder / "facts.tsv"), evidence=1, words=2, vectors=2, random=1),
+        options={"input": "question", "target": "answer", "references": "answers", "separator": "|"},
+        tokenizer=TokenizerConfig(vocab_size=320),
+    )  # fmt: skip
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def people_data(tmp_path_factory) -> tuple[Path, DataConfig]:
+    raw = tmp_path_factory.mktemp("raw")
+    write_questions(raw)
+    config = settings(raw)
+    return preprocess(config, tmp_path_factory.mktemp("data")).folder, config
+
+
+def candidates_of(data: tuple[Path, DataConfig], split: str = "train") -> Candidates:
+    corpus = open_corpus(data[0])
+    assert corpus is not None
+    return Candidates(corpus, data[0] / split, data[1].corpus)
+
+
+def test_a_corpus_is_searched_and_read_by_the_same_entries(people_data):
+    folder, _ = people_data
+    corpus = Corpus(folder / "corpus")
+    with open_store(str(folder / "corpus/memory.sqlite"), create=False) as store:
+        entries = list(store.all("corpus"))
+    assert [corpus.text(n) for n in range(len(corpus))] == [e.text for e in entries]
+    assert corpus.entry.tolist() == [e.id for e in entries]
+    tokenizer = EpisodeData(folder, Config(data=people_data[1])).tokenizer
+    assert [corpus.ids(n) for n in range(len(corpus))] == tokenizer.encode_all([e.text for e in entries])
+    assert corpus.sizes().tolist() == [len(corpus.ids(n)) for n in range(len(corpus))]
+    assert not list(strangers(folder, DATA_SET)), "everything in it can be replaced by the next preprocessing"
+
+
+def test_evidence_is_found_where_an_answer_stands_and_the_words_fit(people_data):
+    folder, _ = people_data
+    candidates, data = candidates_of(people_data), EpisodeDataset(folder / "train")
+    for n, (name, town, job) in enumerate(people(36)[:-6]):
+        for example, wanted in ((2 * n, f"{name} | lives in | {town}"), (2 * n + 1, f"{name} | works as | {job}")):
+            linked = candidates.linked(example, 0)
+            assert name in data[example].examples[0].input
+            assert [candidates.corpus.text(row) for row in linked.evidence] == [wanted]
+            assert linked.found
+            assert set(linked.evidence) <= set(linked.words)
+    changes = json.loads((folder / "manifest.json").read_text())["statistics"]["train"]["changes"]
+    assert changes == {"examples whose evidence in the corpus is found: the best by words that hold an answer": 60}
+
+
+@pytest.mark.parametrize("named", [["k1"], "k1", "Anna keeps a grey heron.", ["k1", "nobody's"]])
+def test_evidence_that_the_data_name_is_that_evidence(tmp_path, named):
+    passages = [
+        {"id": f"k{n}", "text": text} for n, text in enumerate(("A heron is grey.", "Anna keeps a grey heron.", "Grey."))
+    ]
+    (tmp_path / "passages.jsonl").write_text("".join(json.dumps(p) + "\n" for p in passages))
+    record = {"input": "what colour is the heron ?", "target": "grey", "evidence": named}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record) + "\n")
+    config = settings(tmp_path, files={"train": "train.jsonl"}, options={}, corpus=CorpusConfig(path=f"{tmp_path}/*ges.jsonl"))
+    result = preprocess(config, tmp_path / "data")
+    linked = candidates_of((result.folder, config)).linked(0, 0)
+    assert (linked.evidence, linked.found) == ([1], False)
+    changes = result.manifest["statistics"]["train"]["changes"]
+    assert changes["examples whose evidence in the corpus the data name"] == 1
+    assert changes.get("names of evidence that the corpus does not hold", 0) == ("nobody's" in named)
+
+
+def test_a_store_is_a_corpus_and_so_is_a_folder_of_documents(tmp_path):
+    from memgpt_cli.store import Item
+
+    write_questions(tmp_path, 12)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/a.md").write_text("# Towns\n\nAlna lives in Cork.\n\n" + "A long sentence about nothing at all. " * 30)
+    with open_store(str(tmp_path / "kb.sqlite")) as store:
+        store.put("anna", [Item("Alna lives in Cork."), Item("said before", searchable=False)])
+    folder = preprocess(settings(tmp_path, corpus=CorpusConfig(path=str(tmp_path / "docs"))), tmp_path / "1").folder
+    corpus = open_corpus(folder)
+    assert corpus is not None
+    assert max(len(corpus.text(n)) for n in range(len(corpus))) <= 400
+    own = settings(tmp_path, corpus=CorpusConfig(path=str(tmp_path / "kb.sqlite"), namespace="anna"))
+    first = preprocess(own, tmp_path / "2")
+    corpus = open_corpus(first.folder)
+    assert corpus is not None
+    assert [corpus.text(n) for n in range(len(corpus))] == ["Alna lives in Cork."]
+    assert preprocess(own, tmp_path / "2").already_there
+    with open_store(str(tmp_path / "kb.sqlite")) as store:
+        store.put("anna", [Item("Bena lives in Lund.")])
+    assert not preprocess(own, tmp_path / "2").already_there, "the store has changed"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("none.tsv", "no such file or folder"),
+        ("*.nothing", "no such file or folder"),
+        ("empty", "holds no document that can be read"),
+    ],
+)
+def test_a_corpus_that_is_not_there_is_named(tmp_path, path, said):
+    write_questions(tmp_path, 12)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=said):
+        preprocess(settings(tmp_path, corpus=CorpusConfig(path=str(tmp_path / path))), tmp_path / "data")
+
+
+def test_how_many_entries_are_brought_concerns_training_alone(people_data, tmp_path):
+    folder, config = people_data
+    again = preprocess(replace(config, corpus=replace(config.corpus, words=7, random=0)), folder.parent)
+    assert again.already_there
+
+
+@pytest.mark.parametrize("near", [{}, {(n, 0): list(range(5, 25)) for n in range(60)}])
+def test_a_batch_reads_all_that_its_examples_bring_once(people_data, near):
+    """Against a plain reading of what was picked: the union, everybody's evidence where it is, no target among it."""
+    data, candidates = EpisodeDataset(people_data[0] / "train"), candidates_of(people_data)
+    chosen = [3, 8, 11, 40]
+    parts = [Part(n, 0, 1, 10) for n in chosen]
+    (joined,) = over_corpus([data.row(n) for n in chosen], parts, candidates, near, random.Random(5))
+    there = [tuple(ids) for ids in joined.entry_ids]
+    assert len(there) == len(set(there))
+    assert all(seen == len(there) for seen in joined.sees)
+    rows = {tuple(candidates.corpus.ids(n)): n for n in range(len(candidates.corpus))}
+    for n, example in enumerate(chosen):
+        assert joined.name(n) == (data[example].id, 0)
+        evidence = {rows[there[place]] for place in joined.evidence[n]}
+        assert evidence == set(candidates.linked(example, 0).evidence)
+        assert joined.found[n]
+    assert 4 * 3 <= len(there) <= 4 * candidates.config.brings
+    batch = collate([joined])
+    assert batch.found.tolist() == [[True] * 4]
+    assert len(batch.evidence) == 4
+
+
+def test_an_entry_that_says_the_target_is_not_read_for_it(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"text": "grey"}\n{"text": "The heron is grey."}\n')
+    (tmp_path / "train.jsonl").write_text('{"input": "what colour is the heron ?", "target": "grey"}\n')
+    config = settings(
+        tmp_path, files={"train": "train.jsonl"}, options={}, corpus=CorpusConfig(path=f"{tmp_path}/corpus.jsonl")
+    )
+    data = (preprocess(config, tmp_path / "data").folder, config)
+    row, candidates = EpisodeDataset(data[0] / "train").row(0), candidates_of(data)
+    (joined,) = over_corpus([row], [Part(0, 0, 1, 10)], candidates, {(0, 0): [0, 1]}, random.Random(1))
+    assert [candidates.corpus.ids(1)] == joined.entry_ids
+
+
+def test_what_sees_entries_of_its_own_in_their_order_keeps_them_behind_what_it_brings(people_data):
+    data, candidates = EpisodeDataset(people_data[0] / "train"), candidates_of(people_data)
+    plain = data.row(0)
+    talk = replace(
+        plain, entry_ids=[[5], [6]], kinds=["turn"] * 2, entries=["x", "y"], entry_meta=["", ""], tasks=["dialogue"],
+        sees=[1], evidence=[[0]],
+    )  # fmt: skip
+    joined, alone = over_corpus([talk, data.row(2)], [Part(0, 0, 1, 9), Part(2, 0, 1, 9)], candidates, {}, random.Random(1))
+    assert joined.name(0) == (data[2].id, 0)
+    assert [5] not in joined.entry_ids
+    brought = len(alone.entry_ids) - 2
+    assert alone.entry_ids[brought:] == [[5], [6]]
+    assert alone.sees == [brought + 1]
+    assert brought in alone.evidence[0]
+    assert alone.found == [False]
+
+
+def test_examples_without_evidence_bring_the_best_by_words(people_data):
+    candidates = candidates_of(people_data)
+    linked = replace(candidates.linked(0, 0), evidence=[])
+    picked = candidates.pick(linked, None, random.Random(1))
+    assert picked[:5] == linked.words[:5], "evidence, words and vectors of the configuration, all by words"
+
+
+def test_of_evidence_that_was_found_any_piece_suffices(people_data):
+    """-log of the sum of probabilities, against a loop over the pieces; of what the data name all of it is asked for."""
+    data, candidates = EpisodeDataset(people_data[0] / "train"), candidates_of(people_data)
+    (joined,) = over_corpus([data.row(0), data.row(2)], [Part(0, 0, 1, 9), Part(2, 0, 1, 9)], candidates, {}, random.Random(1))
+    joined = replace(joined, evidence=[[0, 1], [2, 3]], found=[True, False])
+    batch = collate([joined])
+    logp = torch.randn(1, 2, len(joined.entry_ids) + 1).log_softmax(-1)
+    unused = torch.zeros(0)
+    context = type("Context", (), {"choice": Choice(unused, unused, unused, unused, logp, unused, unused)})
+    loss, pieces = _evidence(batch, context)  # type: ignore[arg-type]
+    wanted = -torch.log(logp[0, 0, 0].exp() + logp[0, 0, 1].exp()) - logp[0, 1, 2] - logp[0, 1, 3]
+    assert torch.allclose(loss, wanted)
+    assert int(pieces) == 3
+
+
+def trained(data: tuple[Path, DataConfig], run: Path, **changes: object) -> Config:
+    trainer = TrainerConfig(
+        max_steps=12, batch_tokens=700, val_every=6, val_batches=2, checkpoint_every=1, keep_checkpoints=20, log_every=1, threads=1,
+        refresh_every=3,
+    )  # fmt: skip
+    config = Config(data=data[1], model=ModelConfig(**TINY), trainer=replace(trainer, **changes))  # type: ignore[arg-type]
+    train(config, data[0], run, Console(quiet=True))
+    return config
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7])
+def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, stop):
+    """Also just before, at and after a search of the corpus by the model: losses and weights are the same to the bit."""
+    trained(people_data, tmp_path / "whole")
+    trained(people_data, tmp_path / "parts", max_steps=12, max_minutes=0)
+    for checkpoint in (tmp_path / "parts/checkpoints").iterdir():
+        if int(checkpoint.name[5:]) > stop:
+            for file in checkpoint.iterdir():
+                file.unlink()
+            checkpoint.rmdir()
+    trained(people_data, tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
+
+
+def test_the_model_searches_the_corpus_itself(people_data, tmp_path, monkeypatch):
+    """What is found near the examples to come is what a plain product of all vectors finds."""
+    from memgpt_cli.model.pooling import means
+    from memgpt_cli.tokenizer import EOS
+    from memgpt_cli.training.nearest import Nearest
+
+    seen = []
+    search = Nearest._search
+
+    def searched(self, model, coming):
+        found = search(self, model, coming)
+        queries = model.retriever.queries(means(model, [[*ids, EOS] for _, _, ids in coming]))
+        vectors = model.retriever.vectors(means(model, [[*self.corpus.ids(n), EOS] for n in range(len(self.corpus))]))
+        scores = queries @ vectors.T
+        assert torch.allclose(
+            scores.gather(1, found[1].long()), scores.sort(descending=True).values[:, : found[1].shape[1]], atol=1e-5
+        )
+        seen.append(Counter(map(tuple, found[0].tolist())))
+        return found
+
+    monkeypatch.setattr(Nearest, "_search", searched)
+    monkeypatch.setattr("memgpt_cli.training.nearest._ROWS", 17)
+    trained(people_data, tmp_path / "run")
+    assert len(seen) == 3
+    assert all(0 < len(found) <= 60 for found in seen)
+
+
+def test_ranks_over_the_whole_store_are_those_of_a_plain_search(people_data, tmp_path, monkeypatch):
+    from memgpt_cli.inference.session import Session
+
+    trained(people_data, tmp_path / "run", max_steps=2)
+    with Session.open(str(tmp_path / "run"), store=str(people_data[0] / "corpus/memory.sqlite"), namespace="corpus") as session:
+        session.add_missing_vectors()
+        ranked = rank(people_data[0] / "valid", session)
+        entries = list(session.store.all("corpus"))
+        scores = session.encoder.queries([x.input for e in EpisodeDataset(people_data[0] / "valid") for x in e.examples])
+        scores = scores @ session.encoder.vectors([e.text for e in entries]).T
+        wanted = []
+        for row, episode in zip(scores, EpisodeDataset(people_data[0] / "valid"), strict=True):
+            answers = [answer.lower() for answer in episode.examples[0].all_references]
+            order = sorted(range(len(entries)), key=lambda n: -row[n])
+            wanted.append(next(place for place, n in enumerate(order, 1) if any(a in entries[n].text.lower() for a in answers)))
+    assert ranked.ranks["vectors"] == wanted
+    assert [len(ranks) for ranks in ranked.ranks.values()] == [12] * 3
+    recall = {score.name: score.value for score in ranked.scores("vectors", 0)}
+    assert recall["recall@8"] == pytest.approx(100 * sum(rank <= 8 for rank in wanted) / 12)
+    assert recall["mrr"] == pytest.approx(100 * sum(1 / rank for rank in wanted) / 12)
+
+
+def test_from_a_csv_and_a_corpus_to_scores_over_all_of_it(terminal):
+    """The commands as they are typed: the corpus is what eval reads, and it says how each ranking finds what is right."""
+    write_questions(terminal.folder)
+    small = ("trainer.max_steps=4", "trainer.threads=1", "trainer.val_every=4", "model.d_model=32", "trainer.batch_tokens=1000")
+    own = ("data=train.csv", "data.corpus=facts.tsv", "data.options.separator=|")
+    made = terminal("preprocess", *own)
+    assert made.code == 0, made.err
+    assert "evidence in the corpus is found" in made.out
+    assert terminal("train", *own, "run=r", *small).code == 0
+    said = terminal("eval", "--run", "r", "eval.corpus_sizes=[40]", "eval.ablation_examples=4", "eval.split=valid", "--json")
+    assert said.code == 0, said.err
+    scores = json.loads(said.out)
+    assert [row["entries"] for row in scores["retrieval"]] == [40, 72]
+    assert set(scores["retrieval"][1]["rankings"]) == {"words", "vectors", "both"}
+    words = {s["name"]: s["value"] for s in scores["retrieval"][1]["rankings"]["words"]}
+    assert words["recall@32"] == 100
+    assert "exact" in [s["name"] for s in scores["retrieval"][0]["written"]]
+    groups = [s for s in scores["store"] if s["name"].startswith("exact: right entry")]
+    assert sum(s["n"] for s in groups) == len(EpisodeDataset(terminal.folder / "data/train/valid"))
+    shown = terminal("eval", "--run", "r", "eval.corpus_sizes=[40]", "eval.split=valid")
+    assert "found among all entries of the store" in shown.out
+    assert "recall@32" in shown.out
