@@ -26,6 +26,7 @@ from memgpt_cli.files import strangers
 from memgpt_cli.model.retrieval import Choice
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.store import open_store
+from memgpt_cli.tokenizer import load_tokenizer
 from memgpt_cli.training.batches import EpisodeData
 from memgpt_cli.training.fit import train
 from memgpt_cli.training.losses import _evidence
@@ -77,7 +78,7 @@ def people_data(tmp_path_factory) -> tuple[Path, DataConfig]:
 def candidates_of(data: tuple[Path, DataConfig], split: str = "train") -> Candidates:
     corpus = open_corpus(data[0])
     assert corpus is not None
-    return Candidates(corpus, data[0] / split, data[1].corpus)
+    return Candidates(corpus, data[0] / split, data[1].corpus, load_tokenizer(data[0]).encode)
 
 
 def test_a_corpus_is_searched_and_read_by_the_same_entries(people_data):
@@ -219,9 +220,26 @@ def test_what_sees_entries_of_its_own_in_their_order_keeps_them_behind_what_it_b
     assert alone.found == [False]
 
 
+def test_of_several_right_answers_the_one_is_asked_for_that_the_evidence_in_the_batch_bears(tmp_path):
+    films = "".join(f"Film {n}\tdirected by\tAnna\n" for n in range(4))
+    (tmp_path / "facts.tsv").write_text(films + "".join(f"Film {n}\tdirected by\tOtto\n" for n in range(4, 60)))
+    (tmp_path / "train.csv").write_text("question,answers\nwhat has Anna directed ?,Film 2|Film 0|Film 99|Film 1\n")
+    config = settings(tmp_path, files={"train": "train.csv"})
+    data = (preprocess(config, tmp_path / "data").folder, config)
+    row, candidates, tokenizer = EpisodeDataset(data[0] / "train").row(0), candidates_of(data), load_tokenizer(data[0])
+    asked = Counter()
+    for seed in range(40):
+        (joined,) = over_corpus([row], [Part(0, 0, 1, 9)], candidates, {(0, 0): [*range(60)]}, random.Random(seed))
+        answer = tokenizer.decode(joined.target_ids[0])
+        (evidence,) = joined.evidence[0]
+        assert tokenizer.decode(joined.entry_ids[evidence]) == f"{answer} | directed by | Anna"
+        asked[answer] += 1
+    assert set(asked) == {"Film 0", "Film 1", "Film 2"}, "of what is known to be right only one is read"
+
+
 def test_examples_without_evidence_bring_the_best_by_words(people_data):
     candidates = candidates_of(people_data)
-    linked = replace(candidates.linked(0, 0), evidence=[])
+    linked = replace(candidates.linked(0, 0), evidence=[], bears=[])
     picked = candidates.pick(linked, None, random.Random(1))
     assert picked[:5] == linked.words[:5], "evidence, words and vectors of the configuration, all by words"
 

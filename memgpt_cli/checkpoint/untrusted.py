@@ -94,7 +94,8 @@ def without_data_places(data: DataConfig) -> DataConfig:
     given = [name for names in data.files.values() for name in (names if isinstance(names, list | tuple) else [names])]
     inside = data.path == "bundled" and all(isinstance(n, str) and Path(n).name == n and n != ".." for n in given)
     options = {name: value for name, value in data.options.items() if name not in _OPTIONS}
-    return replace(data, path="bundled" if inside else "", files=data.files if inside else {}, options=options)
+    corpus = replace(data.corpus, path="own" if data.corpus.own else "", namespace="")
+    return replace(data, path="bundled" if inside else "", files=data.files if inside else {}, corpus=corpus, options=options)
 
 
 def read_checked(model: ModelConfig, file: Path) -> dict[str, Tensor]:

@@ -56,9 +56,8 @@ def _show(session: "Session", reply: "Reply") -> None:
     out = console()
     out.print(escape(reply.text), style="bold")
     table = Table("weight", "id", "entry", "from", box=None, pad_edge=False, header_style="dim")
-    origin = {e.id: e.provenance[0].get("source", "") if e.provenance else "" for e in reply.recalled}
     for read in reply.read[:3]:
-        cells = (f"{read.weight:.2f}", str(read.id or ""), escape(read.text), escape(str(origin.get(read.id or 0, ""))))
+        cells = (f"{read.weight:.2f}", str(read.id or ""), escape(read.text), escape(read.place))
         table.add_row(*cells, style="dim")
     told = console(stderr=True)
     if reply.read:

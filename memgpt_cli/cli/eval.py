@@ -97,10 +97,16 @@ def _attach_corpus(session: "Session") -> bool:
     """Where the run's data have a corpus, and it lies here, it is what is read; returns whether it is."""
     from memgpt_cli.cli.app import add_missing_vectors
     from memgpt_cli.data.corpus import FOLDER, NAMESPACE, STORE
+    from memgpt_cli.data.dataset import DATA_SET, read_manifest
 
-    data = session.config.data
-    file = DATA_ROOT / data.name / FOLDER / STORE
-    if not data.corpus.path or data.corpus.own or not file.is_file():
+    folder = DATA_ROOT / session.config.data.name
+    file = folder / FOLDER / STORE
+    if (
+        session.config.data.corpus.own
+        or not DATA_SET.marks(folder)
+        or "corpus" not in read_manifest(folder)
+        or not file.is_file()
+    ):
         return False
     session.attach(str(file.absolute()), NAMESPACE)
     add_missing_vectors(session)
@@ -190,7 +196,11 @@ def _raw_data(run: str, data: "DataConfig", files: list[Path] | None, known: dic
         return replace(data, name=name, path="/", files=named, hold_out={}, corpus=CorpusConfig())  # the run's own is read
     if known is not None:
         raw: DataConfig = build(DataConfig, known, "data")
-        return replace(data, path=data.path or raw.path, files=data.files or raw.files, options={**raw.options, **data.options})
+        corpus = data.corpus if data.corpus.path else raw.corpus
+        return replace(
+            data, path=data.path or raw.path, files=data.files or raw.files, corpus=corpus,
+            options={**raw.options, **data.options},
+        )  # fmt: skip
     if not data.path and reads:
         raise UsageError(
             f"the data set '{data.name}' that {run} was trained on is not in {DATA_ROOT}: say where its files lie "

@@ -136,6 +136,8 @@ class _Writer:
                 print(score + visible(self._text(answer).replace("\n", "\\n")), file=self.target, flush=True)
             return
         row: dict[str, Any] = {"input": asked, "output": self._text(reply), "complete": reply.complete, "notes": reply.notes}
+        if reply.read:
+            row["rests_on"] = {k: v for k, v in reply.read[0]._asdict().items() if v is not None}  # what it attended to most
         if self.recalls:
             row["recalled"] = [entry.text for entry in reply.recalled]
         if self.scores:

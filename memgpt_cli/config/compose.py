@@ -34,7 +34,8 @@ def compose(overrides: list[str], config_dir: Path | None = None) -> Config:
     if raw["model"].get("init_from"):
         raw = _for_pretrained(overrides, config_dir, raw)
     elif (data := raw["presets"]["data"]) in _BRING_EXPERIMENT and not raw["presets"].get("experiment"):
-        raw = _compose([f"experiment={data}", *overrides], config_dir)
+        over_corpus = data == "records" and raw["data"]["corpus"]["path"] not in ("", "own")
+        raw = _compose([f"experiment={'corpus' if over_corpus else data}", *overrides], config_dir)
     config: Config = build(Config, {k: v for k, v in raw.items() if k != "presets"} | {"preset": raw["presets"]["model"]})
     return _with_pretrained_tokenizer(config)
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ FILE = "candidates.arrow"
 DEPTH = 32
 """Entries that share an example's words, as many are kept."""
 _LISTS = pa.list_(pa.list_(pa.int32()))
-_SCHEMA = pa.schema({"evidence": _LISTS, "words": _LISTS, "found": pa.list_(pa.bool_())})
+_SCHEMA = pa.schema({"evidence": _LISTS, "bears": _LISTS, "words": _LISTS, "found": pa.list_(pa.bool_())})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Linked:
     """
 
     evidence: list[int]
+    bears: list[int]  # which of the example's references each piece bears, where it was found
     words: list[int]  # the best by their words, the evidence among them
     found: bool
 
@@ -54,13 +55,11 @@ class Linker:
         words = [row for hit in hits for row in self.corpus.rows_of(hit.entry.id) if self.corpus.text(row) != example.target]
         if named := self._named(episode, example):
             self.counts["examples whose evidence in the corpus the data name"] += 1
-            return Linked(named, words, found=False)
-        found = self._bearing(example, words)
-        if example.task != "qa":
-            found = []
+            return Linked(named, [], words, found=False)
+        found = self._bearing(example, words) if example.task == "qa" else {}
         where = "found: the best by words that hold an answer" if found else "not known"
         self.counts[f"examples whose evidence in the corpus is {where}"] += 1
-        return Linked(found, words, found=True)
+        return Linked([*found], [*found.values()], words, found=True)
 
     def _named(self, episode: Episode, example: Example) -> list[int]:
         names = [str(name) for name in episode.meta.get(RESTS_ON) or ()]
@@ -69,11 +68,15 @@ class Linker:
         entries += [entry for e in example.evidence if (entry := self.names(episode.entries[e].text)) is not None]
         return sorted({row for entry in entries for row in self.corpus.rows_of(entry)})
 
-    def _bearing(self, example: Example, rows: Sequence[int]) -> list[int]:
+    def _bearing(self, example: Example, rows: Sequence[int]) -> dict[int, int]:
+        """Rows that bear an answer, and the number of the reference that each bears."""
         texts = {row: self.corpus.text(row) for row in rows}
-        tests = [bearing([reference]) for reference in example.all_references]
-        best = (next((row for row in rows if bears(texts[row])), None) for bears in tests)
-        return sorted({row for row in best if row is not None})
+        found: dict[int, int] = {}
+        for n, reference in enumerate(example.all_references):
+            bears = bearing([reference])
+            if (row := next((row for row in rows if bears(texts[row])), None)) is not None:
+                found.setdefault(row, n)
+        return found
 
 
 class CandidateWriter:
@@ -102,36 +105,50 @@ class CandidateWriter:
 
 
 class Candidates:
-    """What each example of a split brings into its batch."""
+    """What each example of a split brings into its batch.
 
-    def __init__(self, corpus: Corpus, split: Path, config: CorpusConfig) -> None:
+    Args:
+        encode: a text to ids: of several right answers the one is asked for that the evidence in the batch bears.
+    """
+
+    def __init__(self, corpus: Corpus, split: Path, config: CorpusConfig, encode: Callable[[str], list[int]]) -> None:
         try:
             self._table = pa.ipc.open_stream(pa.memory_map(str(split / FILE))).read_all()
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{FILE} is not there, or damaged: run memgpt preprocess --force", split) from error
-        self.corpus, self.config = corpus, config
+        if self._table.schema != _SCHEMA:
+            raise DataError(f"{FILE} holds other columns than these: run memgpt preprocess --force", split)
+        self.corpus, self.config, self.encode = corpus, config, encode
         self.typical = float(corpus.sizes().mean()) + 1  # tokens of a row, its end included
 
     @property
     def cost(self) -> int:
         """Tokens of what an example brings, about."""
-        return round(self.config.brings * self.typical)
+        c = self.config
+        return round((min(1, c.evidence) + c.words + c.vectors + c.random) * self.typical)
 
     def linked(self, episode: int, example: int) -> Linked:
-        evidence, words, found = (self._table.column(name)[episode][example].as_py() for name in _SCHEMA.names)
-        return Linked(evidence, words, found)
+        evidence, bears, words, found = (self._table.column(name)[episode][example].as_py() for name in _SCHEMA.names)
+        return Linked(evidence, bears, words, found)
 
     def pick(self, linked: Linked, near: Sequence[int] | None, rng: random.Random) -> list[int]:
         """Rows for an example: of its evidence, of what shares its words, of what the model finds near, of anything.
 
-        Where no evidence is known the best by words are taken; where the model has not searched yet, more by words.
+        Of evidence that was found one piece is taken: it suffices. Where none is known the best by words are taken; where the model has
+        not searched yet, more by words.
         """
         c, held = self.config, set(linked.evidence)
-        picked = rng.sample(linked.evidence, min(c.evidence, len(held)))
+        picked = rng.sample(linked.evidence, min(c.evidence, len(held), 1 if linked.found else len(held)))
         words = [row for row in linked.words if row not in held]
         many = c.words + (c.vectors if near is None else 0)
         picked += rng.sample(words, min(many, len(words))) if held else words[: many + c.evidence]
         taken = held.union(picked)
         left = [row for row in near or () if row not in taken]
         picked += rng.sample(left, min(c.vectors, len(left)))
-        return picked + [rng.randrange(len(self.corpus)) for _ in range(c.random)]
+        anything = (rng.randrange(len(self.corpus)) for _ in range(c.random))
+        return picked + [row for row in anything if row not in held]
+
+    def answer(self, linked: Linked, picked: Sequence[int], references: Sequence[str]) -> list[int] | None:
+        """Ids of the reference that the evidence picked bears; None where the target is asked for as it is."""
+        borne = [n for row, n in zip(linked.evidence, linked.bears, strict=False) if row in picked]
+        return self.encode(references[borne[0]]) if borne and len(references) > 1 else None

@@ -114,6 +114,8 @@ def _over(
     linked = [candidates.linked(*example) for example in examples]
     brought = [candidates.pick(link, near.get(example), rng) for link, example in zip(linked, examples, strict=True)]
     own = group[0][0] if len(group) == 1 else joined_rows([row for row, _ in group], rng)
+    asked = zip(linked, brought, own.references, own.target_ids, strict=True)
+    own = replace(own, target_ids=[candidates.answer(link, rows, refs) or ids for link, rows, refs, ids in asked])
     there, targets = {tuple(ids) for ids in own.entry_ids}, {tuple(ids) for ids in own.target_ids}
     place: dict[int, int] = {}  # of a row of the corpus, among the entries
     held: dict[tuple[int, ...], int] = {}

@@ -41,6 +41,23 @@ class Read(NamedTuple):
     weight: float  # the mean attention on it
     score: float  # of retrieval, among those that were read
     id: int | None = None  # in the store
+    source: str = ""  # the file it came from
+    line: int | None = None  # of it
+    page: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it stands: file and line, or page."""
+        at = f":{self.line}" if self.line is not None else f", page {self.page}" if self.page is not None else ""
+        return f"{self.source}{at}" if self.source else ""
+
+
+def _read(entry: Entry, stored: Stored | None, weight: float, score: float) -> Read:
+    if stored is None:
+        return Read(entry.text, entry.kind, weight, score)
+    origin = stored.provenance[0] if stored.provenance else {}
+    line, page = (value if isinstance(value := origin.get(name), int) else None for name in ("line", "page"))
+    return Read(entry.text, entry.kind, weight, score, stored.id, str(origin.get("source", "")), line, page)
 
 
 @dataclass
@@ -231,7 +248,7 @@ class Session:
         best, *others = made.best[n][0]
         reply = self._of(best)
         entries = zip(prompt.entries, prompt.stored, best.entries.tolist(), made.scores[n, 0].tolist(), strict=False)
-        read = [Read(e.text, e.kind, weight, score, stored.id if stored else None) for e, stored, weight, score in entries]
+        read = [_read(e, stored, weight, score) for e, stored, weight, score in entries]
         reply.read, reply.notes = sorted(read, key=lambda r: -r.weight), list(prompt.notes)
         reply.others = [self._of(other) for other in others]
         if not best.ended:

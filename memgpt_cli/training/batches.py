@@ -70,7 +70,12 @@ class EpisodeData(L.LightningDataModule):
 
     def candidates(self, split: str) -> Candidates | None:
         """What the examples of a split bring from the corpus, where there is one."""
-        return Candidates(self.corpus, self.folder / split, self.config.data.corpus) if self.corpus else None
+        if self.corpus is None:
+            return None
+        return Candidates(self.corpus, self.folder / split, self.config.data.corpus, self._target)
+
+    def _target(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)[: self.config.data.limits.target]
 
     def state_dict(self) -> dict[str, int]:
         trainer = self.trainer

@@ -31,6 +31,7 @@ from memgpt_cli.data.preprocess import is_current
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.model.attention import SelfAttention
 from memgpt_cli.schema import ModelConfig
+from memgpt_cli.tokenizer import load_tokenizer
 from memgpt_cli.training.losses import training_sums
 from memgpt_cli.training.trainable import choose_trainable, is_inner
 
@@ -217,7 +218,8 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
     data = EpisodeDataset(folder / "train")
     lengths = data.lengths()
     corpus = open_corpus(folder)
-    candidates = Candidates(corpus, folder / "train", config.data.corpus) if corpus else None
+    encode = load_tokenizer(folder).encode
+    candidates = Candidates(corpus, folder / "train", config.data.corpus, encode) if corpus else None
     planned = plan(parts_of(lengths, budget, candidates.cost if candidates else 0), budget, None)
     encoded = max(planned, key=lambda batch: sum(p.cost for p in batch))
 
