@@ -147,6 +147,7 @@ class ReadConfig:
     age_buckets: int = 16  # of the learned bias for how long ago an entry came
     beta: float = 1.0  # how much the retrieval score weighs in the cross-attention's logits, at the start
     score_scale: float = 5.0  # of the cosine between query and key, at the start
+    words: bool = False  # the score also weighs the tokens, and the pairs of tokens, that an input and an entry share
     vector: bool = False  # the decoder also begins from one vector of the input and of what is read
     gate: bool = False  # memory's share of the attention is multiplied by a learned weight per head that starts at 0
 

@@ -51,6 +51,9 @@ def tiny_model(vocab_size: int, seed: int = 0, **changes: object) -> MemoryTrans
     model = MemoryTransformer(ModelConfig(**{**TINY, **changes}, memory=read, vocab_size=vocab_size))  # type: ignore[arg-type]
     with torch.no_grad():  # so that no bias is the same everywhere
         model.retriever.age_bias.normal_(1.0, 0.5)
+        if model.retriever.words is not None:  # which weighs every word alike
+            for weight in model.retriever.words.parameters():
+                weight.normal_(0.0, 0.5)
         if model.pointer is not None:  # which begins without one
             model.pointer.follow.weight.normal_(0.0, 0.3)
             model.pointer.parts.copy_(torch.rand(vocab_size, 2) < 0.5)

@@ -116,9 +116,33 @@ class Naive:
         own = self.encode([*tokenizer.encode(x.input), EOS])
         encoded = [self.encode([*tokenizer.encode(e.text), EOS]) for e in episode.entries[: x.sees]]
         query = F.normalize(r.query(own.mean(0)), dim=0)
-        scores = torch.stack([*(r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded), r.none])
+        ids = [tokenizer.encode(e.text) for e in episode.entries[: x.sees]]
+        said = self.weights(tokenizer.encode(x.input), own, 0)
+        scores = [r.scale * query @ F.normalize(r.key(e.mean(0)), dim=0) for e in encoded]
+        scores = [score + self.shared(said, self.weights(i, e, 1)) for score, i, e in zip(scores, ids, encoded, strict=True)]
+        scores = torch.stack([*scores, r.none])
         chosen = sorted(scores[:-1].argsort(descending=True)[: self.c.memory.top_k].tolist())
         return own, encoded, chosen, scores[[*chosen, -1]].log_softmax(-1)
+
+    def weights(self, ids: list[int], states: Tensor, side: int) -> list[tuple[tuple[int, ...], Tensor]]:
+        """Tokens and pairs of a text, and the weight of each."""
+        if self.m.retriever.words is None:
+            return []
+        w = self.m.retriever.words
+        matrix, bias = ((w.input, w.input_bias), (w.entry, w.entry_bias))[side]
+        out = []
+        for i, state in zip(range(len(ids)), states, strict=False):
+            one, two = F.softplus(state @ matrix + bias)
+            out += [((ids[i],), one)] + ([((ids[i - 1], ids[i]), two)] if i else [])
+        return out
+
+    def shared(self, said: list[tuple[tuple[int, ...], Tensor]], held: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:
+        """The sum over what is said of its weight times the best weight that the entry has for it."""
+        total = torch.zeros(())
+        for words, weight in said:
+            if there := [other for mine, other in held if mine == words]:
+                total = total + weight * torch.stack(there).max()
+        return total
 
     def context(
         self, episode: Episode, example: int, tokenizer: Tokenizer

@@ -23,7 +23,6 @@ from memgpt_cli.data.preprocess import preprocess
 from memgpt_cli.errors import ConfigError
 from memgpt_cli.evaluation.recalled import rank
 from memgpt_cli.files import strangers
-from memgpt_cli.model.retrieval import Choice
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.store import open_store
 from memgpt_cli.tokenizer import load_tokenizer
@@ -251,9 +250,7 @@ def test_of_evidence_that_was_found_any_piece_suffices(people_data):
     joined = replace(joined, evidence=[[0, 1], [2, 3]], found=[True, False])
     batch = collate([joined])
     logp = torch.randn(1, 2, len(joined.entry_ids) + 1).log_softmax(-1)
-    unused = torch.zeros(0)
-    context = type("Context", (), {"choice": Choice(unused, unused, unused, unused, logp, unused, unused)})
-    loss, pieces = _evidence(batch, context)  # type: ignore[arg-type]
+    loss, pieces = _evidence(batch, logp)
     wanted = -torch.log(logp[0, 0, 0].exp() + logp[0, 0, 1].exp()) - logp[0, 1, 2] - logp[0, 1, 3]
     assert torch.allclose(loss, wanted)
     assert int(pieces) == 3

@@ -24,7 +24,7 @@ def batch_of(episodes, tokenizer):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"position": "relative", "copy": False}, {"memory": ReadConfig(age_buckets=6, max_time=16, vector=True)}],
+    [{}, {"position": "relative", "copy": False}, {"memory": ReadConfig(age_buckets=6, max_time=16, vector=True, words=True)}],
 )
 def test_cached_greedy_equals_the_naive_loop(changes, tokenizer):
     model = tiny_model(len(tokenizer), seed=3, **changes)

@@ -18,6 +18,7 @@ VARIANTS = {
     "rope with pointer": {},
     "relative positions, no pointer": {"position": "relative", "copy": False},
     "T5's conventions": {"position": "relative", "scale_embeddings": False, "scale_logits": True, "scale_attention": False},
+    "words in common": {"memory": ReadConfig(top_k=3, age_buckets=6, max_time=16, words=True, vector=True)},
     "a vector of what is read": {"memory": ReadConfig(top_k=3, age_buckets=6, max_time=16, vector=True)},
     "a convolution": {"convolution": True},
     "queries and keys normalised": {"qk_norm": True},

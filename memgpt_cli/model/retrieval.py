@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from memgpt_cli.model.attention import MASKED
+from memgpt_cli.model.inputs import Batch
 from memgpt_cli.schema import KINDS, TIMELESS, ModelConfig
 
 
@@ -26,6 +27,33 @@ class Choice(NamedTuple):
     logp: Tensor  # [G, E, N + 1] log-probability of each visible entry, and of none of them: what evidence is asked of
     read: Tensor  # [G, E, N + 1] the same over the chosen ones
     none: Tensor  # [G, E] bias of the null slot
+    near: tuple[Tensor, Tensor] | None = (
+        None  # scores and logp by vectors alone, where words weigh as well: what a store compares
+    )
+
+
+class SharedWords(nn.Module):
+    """What an input and an entry have in common: tokens, and pairs of neighbours, each with a weight that is learned of its place.
+
+        score = Σ over what the input holds of w(its place in the input) · w'(its place in the entry)
+
+    So a name is told from those like it whether training held it or not (uniCOIL, arXiv 2106.14807, with pairs besides).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.input, self.entry = nn.Parameter(torch.zeros(width, 2)), nn.Parameter(torch.zeros(width, 2))
+        self.input_bias, self.entry_bias = nn.Parameter(torch.full((2,), -1.0)), nn.Parameter(torch.full((2,), -1.0))
+
+    def forward(self, batch: Batch, inputs: Tensor, memory: Tensor) -> Tensor:
+        """States of inputs [G, E, S, D] and of entries [G, M, D] -> [G, E, N]."""
+        (g, e), n, width = batch.sees.shape, batch.entry_kind.shape[1], batch.words + 1
+        of_input = F.softplus(inputs.float() @ self.input + self.input_bias) * (batch.input_words > 0)
+        of_entry = F.softplus(memory.float() @ self.entry + self.entry_bias) * (batch.memory_words > 0)
+        said = of_input.new_zeros(g, e, width).scatter_add(2, batch.input_words.flatten(2), of_input.flatten(2))
+        place = (batch.memory_entry[..., None] * width + batch.memory_words).flatten(1)
+        held = of_entry.new_zeros(g, n * width).scatter_reduce(1, place, of_entry.flatten(1), "amax")
+        return said @ held.view(g, n, width).transpose(1, 2)
 
 
 class Retriever(nn.Module):
@@ -40,6 +68,7 @@ class Retriever(nn.Module):
         self.scale = nn.Parameter(torch.tensor(self.config.score_scale))
         self.beta = nn.Parameter(torch.tensor(self.config.beta))
         self.none = nn.Parameter(torch.zeros(()))
+        self.words = SharedWords(width) if self.config.words else None
         # 2.0: eight entries read with equal scores then weigh about as much as the input
         self.age_bias = nn.Parameter(torch.full((len(KINDS), self.config.age_buckets, config.n_heads), 2.0))
         timed = torch.tensor([kind not in TIMELESS for kind in KINDS])
@@ -60,11 +89,19 @@ class Retriever(nn.Module):
         return torch.where(age <= exact, age - 1, far.long().clamp(max=self.config.age_buckets - 1))
 
     def forward(
-        self, queries: Tensor, keys: Tensor, kinds: Tensor, sees: Tensor, top_k: int = 0, only: Tensor | None = None
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        kinds: Tensor,
+        sees: Tensor,
+        top_k: int = 0,
+        only: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> Choice:
         """queries [G, E, D], keys [G, N, D], kinds [G, N] (-1: none), sees [G, E] -> Choice.
 
-        top_k 0 is the configured one; `only` [G, E, N] restricts what may be chosen (the oracle of an ablation).
+        top_k 0 is the configured one; `only` [G, E, N] restricts what may be chosen (the oracle of an ablation); `shared`
+        [G, E, N] is what `SharedWords` gives.
         """
         entries = keys.shape[1]
         scores = self.scale * queries.float() @ keys.float().transpose(1, 2)
@@ -72,6 +109,10 @@ class Retriever(nn.Module):
         visible = (time < sees[..., None]) & (kinds >= 0)[:, None]
         if only is not None:
             visible = visible & only
+        near = None
+        if shared is not None:
+            near = scores, self._with_none(scores, visible)
+            scores = scores + shared
         limit = top_k or self.config.top_k
         chosen = visible
         if limit < entries:
@@ -84,7 +125,7 @@ class Retriever(nn.Module):
         age = torch.where(self.timed[kind], sees[..., None] - time, torch.ones_like(kind))
         bias = prior[..., :-1, None] + self.age_bias[kind, self.age_bucket(age)]
         bias = bias.masked_fill(~chosen[..., None], MASKED).permute(0, 3, 1, 2)
-        return Choice(scores, chosen, visible, bias, logp, read, prior[..., -1])
+        return Choice(scores, chosen, visible, bias, logp, read, prior[..., -1], near)
 
     def _with_none(self, scores: Tensor, which: Tensor) -> Tensor:
         """[G, E, N] -> log-probabilities of those entries, and of none, [G, E, N + 1]."""

@@ -229,10 +229,11 @@ class MemoryTransformer(nn.Module):
         encoded = encoded or self.encode_texts(batch.texts)
         states, means = encoded.states, encoded.means
         queries, vectors = self.retriever.queries(means[batch.input_text]), self.retriever.vectors(means[batch.entry_text])
-        kinds = batch.entry_kind
-        choice = self.retriever(queries, vectors, kinds, batch.sees, top_k, only)
+        kinds, words = batch.entry_kind, self.retriever.words
         inputs = states[batch.input_index]  # [G, E, S, D]
         memory = states[batch.memory_index]  # [G, M, D]
+        shared = words(batch, inputs, memory) if words is not None and kinds.shape[1] else None
+        choice = self.retriever(queries, vectors, kinds, batch.sees, top_k, only, shared)
         kind = kinds.gather(1, batch.memory_entry).clamp(min=0)  # [G, M]
         timed = self.retriever.timed[kind][..., None]
         time = self.time(batch.memory_entry.clamp(max=self.config.memory.max_time - 1))

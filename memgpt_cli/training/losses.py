@@ -42,13 +42,13 @@ def entry_mass(scored: Scored, context: Context, examples: int, entries: int) ->
     return out.scatter_add_(2, context.memory_entry[:, None].expand_as(by_example), by_example)
 
 
-def _evidence(batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
-    """What the scores lack of the evidence, summed, and how many pieces of it there are.
+def _evidence(batch: Batch, logp: Tensor) -> tuple[Tensor, Tensor]:
+    """logp [G, E, N + 1] of entries, and of none of them -> what it lacks of the evidence, summed, and how many pieces there are.
 
     Where an episode names evidence at all, an example that names none rests on none of its entries. Of evidence that was found,
     and not named, one piece or several may be wrong: what is asked for is their probability together, and they count as one.
     """
-    logp, named = context.choice.logp, batch.evidence
+    named = batch.evidence
     is_evidence = torch.zeros_like(logp, dtype=torch.bool)
     is_evidence[tuple(named.unbind(1))] = True
     rests = is_evidence.any(-1)
@@ -80,9 +80,13 @@ def training_sums(batch: Batch, context: Context, scored: Scored, smoothing: flo
             total = mass.sum(-1)
             reads = (total > 1e-3) & (context.choice.visible.sum(-1) > 1)
             share = mass / total.clamp(min=1e-6)[..., None]
-        scores = context.choice.scores.masked_fill(~context.choice.visible, -1e4).log_softmax(-1)
-        distil = -((share * scores).sum(-1) * reads).sum()
+        choice = context.choice
         readers = reads.sum()
-        evidence, pieces = _evidence(batch, context)
+        evidence, pieces = _evidence(batch, choice.logp)
+        for scores in (choice.scores, *(choice.near[:1] if choice.near else ())):
+            logp = scores.masked_fill(~choice.visible, -1e4).log_softmax(-1)
+            distil = distil - ((share * logp).sum(-1) * reads).sum()
+        if choice.near:  # else words alone would learn to choose, and a store could not be searched by vectors
+            evidence = evidence + _evidence(batch, choice.near[1])[0]
     counts = torch.stack([real.sum(), held, readers, pieces]).float()
     return Sums(task, pointing, distil, evidence, counts)
