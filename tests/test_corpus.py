@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -331,6 +332,32 @@ def test_ranks_over_the_whole_store_are_those_of_a_plain_search(people_data, tmp
     assert recall["mrr"] == pytest.approx(100 * sum(1 / rank for rank in wanted) / 12)
 
 
+def test_vectors_count_as_much_as_the_validation_set_shows(people_data, tmp_path):
+    """Of vectors that were not trained and point anywhere nothing is left; of those that know the answer all but a tenth."""
+    from memgpt_cli.evaluation.recalled import best_share
+    from memgpt_cli.inference.session import Session
+
+    trained(people_data, tmp_path / "run", max_steps=1)
+    split = people_data[0] / "valid"
+    by_text = {}
+    for episode in EpisodeDataset(split):
+        by_text |= {example.input: example.all_references for example in episode.examples}
+    with Session.open(str(tmp_path / "run"), store=str(people_data[0] / "corpus/memory.sqlite"), namespace="corpus") as session:
+        session.add_missing_vectors()
+        entries = list(session.store.all("corpus"))
+        own = {e.text: session.encoder.vectors([e.text])[0] for e in entries}
+        sure = lambda texts: np.stack(
+            [next(own[e.text] for e in entries if any(a in e.text for a in by_text[t])) for t in texts]
+        )  # noqa: E731
+        session.encoder.queries = lambda texts: -sure(texts)
+        assert best_share(split, session) == 0
+        session.store.search = lambda namespace, vectors=None, texts=None, k=8: type(session.store).search(  # words mislead
+            session.store, namespace, vectors, None if texts is None else ["lives in works as"] * len(texts), k
+        )
+        session.encoder.queries = sure
+        assert best_share(split, session) > 0.5
+
+
 def test_from_a_csv_and_a_corpus_to_scores_over_all_of_it(terminal):
     """The commands as they are typed: the corpus is what eval reads, and it says how each ranking finds what is right."""
     write_questions(terminal.folder)
@@ -339,7 +366,10 @@ def test_from_a_csv_and_a_corpus_to_scores_over_all_of_it(terminal):
     made = terminal("preprocess", *own)
     assert made.code == 0, made.err
     assert "evidence in the corpus is found" in made.out
-    assert terminal("train", *own, "run=r", *small).code == 0
+    told = terminal("train", *own, "run=r", *small)
+    assert told.code == 0, told.err
+    assert "recall: vectors count" in told.out
+    assert 0 <= json.loads((terminal.folder / "runs/r/model/config.json").read_text())["notes"]["share of vectors"] < 1
     said = terminal("eval", "--run", "r", "eval.corpus_sizes=[40]", "eval.ablation_examples=4", "eval.split=valid", "--json")
     assert said.code == 0, said.err
     scores = json.loads(said.out)

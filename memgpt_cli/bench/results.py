@@ -27,7 +27,7 @@ def results_page(runs: Sequence[Path], command: str) -> str:
         parts += [f"## {run.name}", _described(run)]
         for file in files:
             made = json.loads(file.read_text(encoding="utf-8"))
-            parts += _benchmark(file, made) if isinstance(made, list) else _scores(run, file, made)
+            parts += _rows(_measured(run, file), made) if isinstance(made, list) else _scores(run, file, made)
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,11 +67,19 @@ def _cell(score: dict[str, Any] | None) -> str:
     return f"{score['value']:.2f}{interval} (n={score['n']:,})"
 
 
-def _benchmark(file: Path, rows: list[dict[str, Any]]) -> Iterator[str]:
+def _measured(run: Path, file: Path) -> str:
+    """What printed a list of rows."""
+    split, dash, _ = file.stem.partition("-retrieval")
+    if dash:
+        return f"`memgpt eval --run {run.name}` on {split}, what is right found among all entries:"
+    name, dash, conversations = file.stem.removeprefix("bench-").partition("-")
+    return f"`memgpt bench {name}{f' {conversations}.jsonl' if dash else ''}`:"
+
+
+def _rows(title: str, rows: list[dict[str, Any]]) -> Iterator[str]:
     flat = [_flat(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
-    name, dash, conversations = file.stem.removeprefix("bench-").partition("-")
-    yield f"`memgpt bench {name}{f' {conversations}.jsonl' if dash else ''}`:"
+    yield title
     lines = ["| |" + " |" * len(rows), "| --- " * (1 + len(rows)) + "|"]
     lines += [f"| {name} | " + " | ".join(_number(row.get(name)) for row in flat) + " |" for name in names]
     yield "\n".join(lines)

@@ -15,7 +15,7 @@ from memgpt_cli.checkpoint.untrusted import check_tokenizer, describe_run, read_
 from memgpt_cli.checkpoint.weights import write_tensors
 from memgpt_cli.config import Config, to_dict
 from memgpt_cli.errors import CheckpointError
-from memgpt_cli.files import Kind, new_folder
+from memgpt_cli.files import Kind, new_folder, write_text
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
@@ -25,6 +25,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ENTRY_VECTOR = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's vector
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
 HISTORY, CURVE, CHECKPOINTS, ADAPTER = "history.jsonl", "learning_curve.png", "checkpoints", "adapter"
+SHARE = "share of vectors"
+"""In a run's notes: how much vectors count beside words where entries are recalled."""
 STATE = Kind("a checkpoint", TREE_JSON, (), (TREE_TENSORS, TREE_JSON))
 MODEL = Kind("a model", CONFIG, ("data", "model", "tokenizer"), (WEIGHTS, CONFIG, *TOKENIZER_FILES))
 PEFT = Kind("an adapter", "adapter_config.json", ("peft_type",), ("adapter_model.safetensors", "adapter_config.json"))
@@ -87,6 +89,13 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "__tuple__" in value:
         return tuple(_unpack(v, tensors) for v in value["__tuple__"])
     return {key: _unpack(v, tensors) for key, v in value.items()}
+
+
+def note(model: Path, name: str, value: Any) -> None:
+    """Adds a note to a model that is saved already."""
+    described = json.loads((model / CONFIG).read_text(encoding="utf-8"))
+    described["notes"] = {**described.get("notes", {}), name: value}
+    write_text(model / CONFIG, json.dumps(described, ensure_ascii=False, indent=1))
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], tokenizer: Tokenizer, config: Config, notes: dict[str, Any]) -> None:

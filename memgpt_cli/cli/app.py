@@ -185,6 +185,25 @@ def add_missing_vectors(session: "Session") -> None:
             session.add_missing_vectors(report)
 
 
+def attach_corpus(session: "Session") -> bool:
+    """Where the run's data have a corpus, and it lies here, it is what is read; returns whether it is."""
+    from memgpt_cli.data.corpus import FOLDER, NAMESPACE, STORE
+    from memgpt_cli.data.dataset import DATA_SET, read_manifest
+
+    folder = DATA_ROOT / session.config.data.name
+    file = folder / FOLDER / STORE
+    if (
+        session.config.data.corpus.own
+        or not DATA_SET.marks(folder)
+        or "corpus" not in read_manifest(folder)
+        or not file.is_file()
+    ):
+        return False
+    session.attach(str(file.absolute()), NAMESPACE)
+    add_missing_vectors(session)
+    return True
+
+
 @contextmanager
 def progress(title: str) -> Iterator["Report"]:
     """A report of stages and counts: a bar on a terminal; off it a line every few seconds, and at once where one has to wait."""

@@ -16,6 +16,7 @@ from memgpt_cli.cli.app import (
     Run,
     StoreUrl,
     app,
+    attach_corpus,
     console,
     data_folder,
     open_session,
@@ -61,6 +62,7 @@ def evaluate_command(
     from memgpt_cli.evaluation.evaluate import save_results
     from memgpt_cli.evaluation.memories import check_memories
     from memgpt_cli.evaluation.metrics import check_metrics
+    from memgpt_cli.evaluation.retrieval import save_retrieval
 
     check_metrics(metric or ())
     with open_session(
@@ -71,16 +73,18 @@ def evaluate_command(
         check_metrics(metrics)
         check_memories(config.eval.memories)
         split = _split(session, file)
-        of_corpus = session.recall is None and _attach_corpus(session)
+        of_corpus = session.recall is None and attach_corpus(session)
         sizes = config.eval.corpus_sizes if of_corpus else ()  # of somebody's own store no copies are made
         conditions, found = _conditions(session, split, metrics, tidy, sizes)
         name = "+".join(f.stem for f in file) if file else config.eval.split
         name += "-store" if session.recall else ""
     assert session.folder is not None
-    saved = save_results(session.folder / "eval", name, conditions, found)
+    saved = save_results(session.folder / "eval", name, conditions)
+    if found:
+        save_retrieval(session.folder / "eval", name, found)
     if as_json:
         scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
-        print_json(scores | ({"retrieval": [r.as_dict() for r in found]} if found else {}))
+        print_json(scores | ({"retrieval": [asdict(r) for r in found]} if found else {}))
         return
     out = console()
     out.print(_table(conditions, f"{session.name} on {name} of {config.data.name}"))
@@ -91,26 +95,6 @@ def evaluate_command(
     ):
         out.print(f"[dim]{signature}[/]")
     out.print(f"predictions and scores: {saved.parent}")
-
-
-def _attach_corpus(session: "Session") -> bool:
-    """Where the run's data have a corpus, and it lies here, it is what is read; returns whether it is."""
-    from memgpt_cli.cli.app import add_missing_vectors
-    from memgpt_cli.data.corpus import FOLDER, NAMESPACE, STORE
-    from memgpt_cli.data.dataset import DATA_SET, read_manifest
-
-    folder = DATA_ROOT / session.config.data.name
-    file = folder / FOLDER / STORE
-    if (
-        session.config.data.corpus.own
-        or not DATA_SET.marks(folder)
-        or "corpus" not in read_manifest(folder)
-        or not file.is_file()
-    ):
-        return False
-    session.attach(str(file.absolute()), NAMESPACE)
-    add_missing_vectors(session)
-    return True
 
 
 def _conditions(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from memgpt_cli.cli.app import ConfigDir, Overrides, app, console, data_folder, own_data, run_name
+from memgpt_cli.cli.app import ConfigDir, Overrides, app, attach_corpus, console, data_folder, own_data, progress, run_name
 
 MOST_JOBS = 1000
 
@@ -47,7 +47,30 @@ def train(
             sys.exit(stopped.exit_code)
         raise
     if not child:
+        _weigh(run, folder)
         out.print(f"model: {run / 'model'} · learning curve: {run / 'learning_curve.png'} · next: memgpt eval --run {run.name}")
+
+
+def _weigh(run: Path, data: Path) -> None:
+    """Over a corpus: how much vectors shall count beside words where entries are recalled, by the validation set."""
+    from memgpt_cli.checkpoint.runs import MODEL, SHARE, note
+    from memgpt_cli.data.corpus import open_corpus
+    from memgpt_cli.evaluation.recalled import best_share
+    from memgpt_cli.inference.session import Session
+
+    split = data / "valid"
+    if open_corpus(data) is None or not split.is_dir() or not MODEL.marks(run / "model"):
+        return
+    with Session.open(str(run)) as session:
+        if not attach_corpus(session):
+            return
+        with progress("weighing words and vectors") as report:
+            share = best_share(split, session, report=report)
+    if share is not None:
+        note(run / "model", SHARE, share)
+        console().print(
+            f"recall: vectors count {share:.0%} beside words, which found most of what is right for the validation set"
+        )
 
 
 def _sweep(overrides: list[str]) -> list[list[str]]:

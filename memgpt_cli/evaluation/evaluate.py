@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from memgpt_cli import __version__
 from memgpt_cli.config import EvalConfig, GenerateConfig
@@ -28,12 +27,6 @@ class Condition:
     scores: list[Score]
     predictions: list[Prediction] = field(default_factory=list)
     seconds: float = 0.0
-
-
-class Found(Protocol):
-    """How a store found what is right."""
-
-    def as_dict(self) -> dict[str, Any]: ...
 
 
 def evaluate(
@@ -134,16 +127,14 @@ def _perplexity(predictions: Sequence[Prediction], tokenizer: Tokenizer, resampl
     return Score("perplexity", value, signature, low, high, n=tokens, more={"bits per byte": nats / math.log(2) / max(1, size)})
 
 
-def save_results(folder: Path, split: str, conditions: list[Condition], found: Sequence[Found] = ()) -> Path:
+def save_results(folder: Path, split: str, conditions: list[Condition]) -> Path:
     """Predictions as JSONL and scores as JSON below `folder`; returns the scores' file."""
     folder.mkdir(parents=True, exist_ok=True)
     for condition in conditions:
         with writing(folder / f"{split}-{condition.memory}.jsonl") as file:
             for prediction in condition.predictions:
                 file.write(json.dumps(prediction.as_dict(), ensure_ascii=False) + "\n")
-    scores: dict[str, Any] = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
-    if found:
-        scores["retrieval"] = [retrieval.as_dict() for retrieval in found]
+    scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
     path = folder / f"{split}-scores.json"
     write_text(path, json.dumps(scores, ensure_ascii=False, indent=1))
     return path

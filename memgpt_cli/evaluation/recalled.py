@@ -1,9 +1,12 @@
 """A split over a store: its memory replaced by what is recalled for each input, and how retrieval ranks what is right."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from memgpt_cli.data.corpus import pages
 from memgpt_cli.data.dataset import EpisodeDataset, EpisodeWriter
@@ -15,6 +18,7 @@ from memgpt_cli.evaluation.predict import Prediction
 from memgpt_cli.inference.session import Session
 from memgpt_cli.schema import RESTS_ON, Episode, Example
 from memgpt_cli.store import Row, Store, Stored
+from memgpt_cli.store.lexical import fuse
 
 DEPTH = 100
 """How far down a ranking is looked at."""
@@ -33,7 +37,8 @@ def right_for(episode: Episode, example: Example) -> Right | None:
     """
     named = {str(name) for name in episode.meta.get(RESTS_ON) or ()} | {episode.entries[e].text for e in example.evidence}
     if named:
-        return lambda entry: entry.text in named or str(entry.meta.get("id", "")) in named
+        texts = [name for name in named if len(name) >= 20]  # of a long entry the data may hold a part
+        return lambda e: e.text in named or str(e.meta.get("id", "")) in named or any(text in e.text for text in texts)
     if example.task != "qa":
         return None
     bears = bearing(example.all_references)
@@ -102,17 +107,43 @@ def rank(split: Path, session: Session, most: int = 0, report: Report = lambda s
     store, namespace = session.store, session.namespace
     ranked, count = Ranked(store.stats(namespace).entries), 0
     for page in pages(_examples(split, most), _AT_ONCE):
-        known = [(ep.examples[n].input, right) for ep, n in page if (right := right_for(ep, ep.examples[n]))]
-        texts = [session.prompt.cut_input(text)[0] for text, _ in known]
-        vectors = session.encoder.queries(texts) if texts else None
+        known, texts, vectors = _asked(page, session)
         for name, asked in zip(RANKINGS, ((None, texts), (vectors, None), (vectors, texts)), strict=True):
-            for hits, (_, right) in zip(store.search(namespace, *asked, k=DEPTH), known, strict=True):
+            for hits, right in zip(store.search(namespace, *asked, k=DEPTH, share=session.share), known, strict=True):
                 places = [place for place, hit in enumerate(hits, 1) if right(hit.entry)]
                 ranked.ranks[name].append(places[0] if places else 0)
                 ranked.right.update(hits[place - 1].entry.id for place in places[:1])
         count += len(page)
         report("ranking", count)
     return ranked
+
+
+def best_share(split: Path, session: Session, most: int = 500, report: Report = lambda stage, n: None) -> float | None:
+    """How much vectors shall count beside words: what gives the highest MRR over the first examples of a split.
+
+    The smallest of equals, since words are found whatever has been trained; None where it cannot be said what is right.
+    """
+    shares, sums, count = [n / 10 for n in range(10)], defaultdict[float, float](float), 0
+    for page in pages(_examples(split, most), _AT_ONCE):
+        known, texts, vectors = _asked(page, session)
+        near = session.store.search(session.namespace, vectors=vectors, k=DEPTH)
+        said = session.store.search(session.namespace, texts=texts, k=DEPTH)
+        for rankings, right in zip(zip(near, said, strict=True), known, strict=True):
+            good = {hit.entry.id for ranking in rankings for hit in ranking if right(hit.entry)}
+            ids = [[hit.entry.id for hit in ranking] for ranking in rankings]
+            for share in shares:
+                fused = fuse(ids, DEPTH, (share, 1 - share))
+                sums[share] += next((1 / place for place, (id, _) in enumerate(fused, 1) if id in good), 0.0)
+        count += len(known)
+        report("weighing", count)
+    return max(shares, key=lambda share: (round(sums[share] / count, 4), -share)) if count else None
+
+
+def _asked(page: list[tuple[Episode, int]], session: Session) -> tuple[list[Right], list[str], np.ndarray | None]:
+    """Of examples of which it can be said: what is right, what is looked for, and its vectors."""
+    known = [(episode.examples[n].input, right) for episode, n in page if (right := right_for(episode, episode.examples[n]))]
+    texts = [session.prompt.cut_input(text)[0] for text, _ in known]
+    return [right for _, right in known], texts, session.encoder.queries(texts) if texts else None
 
 
 def subset(session: Session, keep: set[int], size: int, into: Store, seed: int = 1) -> None:

@@ -1,13 +1,15 @@
 """How well a store finds what is right, and how well a model writes from what is found, by the size of the store."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from memgpt_cli.evaluation.evaluate import evaluate
 from memgpt_cli.evaluation.metrics import MODEL_METRICS, Score
 from memgpt_cli.evaluation.recalled import RANKINGS, Ranked, Report, rank, subset, write_recalled
+from memgpt_cli.files import write_text
 from memgpt_cli.inference.session import Session
 from memgpt_cli.store import open_store
 
@@ -21,8 +23,18 @@ class Retrieval:
     rankings: dict[str, list[Score]]
     written: list[Score] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def row(self) -> dict[str, Any]:
+        """The values alone."""
+        scores = {**self.rankings, **({"written": self.written} if self.written else {})}
+        named = {by: {score.name: score.value for score in of} for by, of in scores.items()}
+        return {"entries": self.entries, "examples": self.examples, **named}
+
+
+def save_retrieval(folder: Path, split: str, found: Sequence[Retrieval]) -> Path:
+    """The table as JSON below `folder`, for `memgpt bench results`."""
+    path = folder / f"{split}-retrieval.json"
+    write_text(path, json.dumps([retrieval.row() for retrieval in found], indent=1))
+    return path
 
 
 def _scored(ranked: Ranked, resamples: int, written: Sequence[Score] = ()) -> Retrieval:

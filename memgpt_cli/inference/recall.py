@@ -13,10 +13,14 @@ class Recall:
         k: how many, for each input.
         by_vector: whether vectors are compared at all. A model whose training never had to choose among entries has learned
             nothing that ranks them.
+        share: of the vectors where both are compared.
     """
 
-    def __init__(self, store: Store, namespace: str, encoder: Encoder, k: int, by_vector: bool = True) -> None:
+    def __init__(
+        self, store: Store, namespace: str, encoder: Encoder, k: int, by_vector: bool = True, share: float = 0.5
+    ) -> None:
         self.store, self.namespace, self.encoder, self.k, self.by_vector = store, namespace, encoder, k, by_vector
+        self.share = share
         self._revision = -1
 
     def __call__(
@@ -28,7 +32,7 @@ class Recall:
             return [[] for _ in inputs]
         queries = self.encoder.queries(inputs) if self.by_vector else None
         where = Filter(kinds=kinds, without=without)
-        found = self.store.search(self.namespace, queries, list(inputs), self.k, where)
+        found = self.store.search(self.namespace, queries, list(inputs), self.k, where, self.share)
         return [sorted((hit.entry for hit in hits), key=lambda entry: (entry.last_said, entry.id)) for hits in found]
 
     def _forget_states(self) -> None:

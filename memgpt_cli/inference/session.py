@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from memgpt_cli import hub
 from memgpt_cli.checkpoint import find_run, load_model, load_pretrained
-from memgpt_cli.checkpoint.runs import RUNS_ROOT, fingerprint, fingerprint_of
+from memgpt_cli.checkpoint.runs import RUNS_ROOT, SHARE, fingerprint, fingerprint_of
 from memgpt_cli.checkpoint.untrusted import describe_run
 from memgpt_cli.config import Config, compose, override, user_name
 from memgpt_cli.data.collate import collate
@@ -105,6 +105,7 @@ class Session:
         self.prompt = Prompter(tokenizer, config.data, seen)
         self.encoder = Encoder(model, tokenizer, config.inference.cache_mb << 20, self.prompt.clean)
         self.ignored: tuple[str, ...] = ()  # settings of the run's own that are not followed
+        self.share = 0.5  # of vectors in what is recalled
         self.recall: Recall | None = None
         self._store: Store | None = None
         self.namespace = ""
@@ -153,6 +154,8 @@ class Session:
         described = describe_run(folder / "model")
         config, seen = override(trained, overrides, config_dir), Seen.of(described.notes.get("seen"))
         session = cls(folder.name, folder, model, tokenizer, config, seen, fingerprint(folder / "model"))
+        share = described.notes.get(SHARE)
+        session.share = float(share) if isinstance(share, int | float) and 0 <= share <= 1 else session.share
         given = {o.lstrip("+").partition("=")[0] for o in overrides}
         session.ignored = tuple(name for name in described.ignored if name not in given)
         return session
@@ -172,7 +175,8 @@ class Session:
         self.encoder.states.keep({})
         self._store = open_store(url, self.fingerprint, key_env, create)
         self.namespace = namespace or user_name()
-        self.recall = Recall(self._store, self.namespace, self.encoder, self.recalled, by_vector=self.seen.most_entries > 1)
+        by_vector = self.seen.most_entries > 1
+        self.recall = Recall(self._store, self.namespace, self.encoder, self.recalled, by_vector, self.share)
 
     @property
     def store(self) -> Store:

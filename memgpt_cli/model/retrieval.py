@@ -44,6 +44,7 @@ class SharedWords(nn.Module):
         super().__init__()
         self.input, self.entry = nn.Parameter(torch.zeros(width, 2)), nn.Parameter(torch.zeros(width, 2))
         self.input_bias, self.entry_bias = nn.Parameter(torch.full((2,), -1.0)), nn.Parameter(torch.full((2,), -1.0))
+        self.scale = nn.Parameter(torch.tensor(16.0))  # of the cosine where vectors are asked to choose by themselves
 
     def forward(self, batch: Batch, inputs: Tensor, memory: Tensor) -> Tensor:
         """States of inputs [G, E, S, D] and of entries [G, M, D] -> [G, E, N]."""
@@ -104,15 +105,16 @@ class Retriever(nn.Module):
         [G, E, N] is what `SharedWords` gives.
         """
         entries = keys.shape[1]
-        scores = self.scale * queries.float() @ keys.float().transpose(1, 2)
+        cosine = queries.float() @ keys.float().transpose(1, 2)
+        scores = self.scale * cosine
         time = torch.arange(entries, device=keys.device)
         visible = (time < sees[..., None]) & (kinds >= 0)[:, None]
         if only is not None:
             visible = visible & only
         near = None
-        if shared is not None:
-            near = scores, self._with_none(scores, visible)
-            scores = scores + shared
+        if shared is not None and self.words is not None:
+            alone = self.words.scale * cosine
+            near, scores = (alone, self._with_none(alone, visible)), scores + shared
         limit = top_k or self.config.top_k
         chosen = visible
         if limit < entries:

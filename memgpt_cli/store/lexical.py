@@ -110,10 +110,13 @@ def bm25(count: np.ndarray, size: np.ndarray, mean: float) -> np.ndarray:
     return (K1 + 1) * count / (count + K1 * (1 - B + B * size / mean))
 
 
-def fuse(rankings: Sequence[Sequence[int]], k: int) -> list[tuple[int, float]]:
-    """Ids of several rankings by the sum of 1 / (60 + rank), the best `k` first; the earlier id where sums are equal."""
+def fuse(rankings: Sequence[Sequence[int]], k: int, shares: Sequence[float] = ()) -> list[tuple[int, float]]:
+    """Ids of several rankings by the sum of share / (60 + rank), the best `k` first; the earlier id where sums are equal.
+
+    Shares are 1 where none are given (reciprocal rank fusion, Cormack et al., 2009).
+    """
     scores: dict[int, float] = {}
-    for ranking in rankings:
+    for ranking, share in zip(rankings, shares or [1.0] * len(rankings), strict=True):
         for rank, id in enumerate(ranking, 1):
-            scores[id] = scores.get(id, 0.0) + 1 / (RRF + rank)
+            scores[id] = scores.get(id, 0.0) + share / (RRF + rank)
     return sorted(scores.items(), key=lambda pair: (-pair[1], pair[0]))[:k]

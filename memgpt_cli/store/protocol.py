@@ -114,12 +114,14 @@ class Store(Engine):
         texts: Sequence[str] | None = None,
         k: int = 8,
         where: Filter | None = None,
+        share: float = 0.5,
     ) -> Hits:
         """The best `k` entries for each query, among those that `where` means.
 
         Args:
             vectors: [Q, D], compared with the entries' vectors by inner product.
             texts: Q texts, compared by their words (BM25). With both, the two rankings are fused by reciprocal rank.
+            share: of the vectors in what is fused, from 0 (words alone order) to 1.
         """
         many = len(vectors) if vectors is not None else len(texts or ())
         if texts is not None and len(texts) != many:
@@ -135,7 +137,7 @@ class Store(Engine):
                 return [[] for _ in range(many)]
             near, said = self._ranked(db, ns, vectors, texts, depth + len(where.without), where)
             near, said = (_left(rankings or [[]] * many, where.without, depth) for rankings in (near, said))
-            found = [_fused(pair, k) if both else pair[0] or pair[1] for pair in zip(near, said, strict=True)]
+            found = [_fused(pair, k, share) if both else pair[0] or pair[1] for pair in zip(near, said, strict=True)]
             entries = {e.id: e for e in self._fetch(db, ns, sorted({id for hits in found for id, _ in hits}))}
         out: Hits = []
         for hits, similarity, words in zip(found, map(dict, near), map(dict, said), strict=True):
@@ -295,8 +297,8 @@ def _left(rankings: Rankings, without: frozenset[int], k: int) -> Rankings:
     return [[pair for pair in ranking if pair[0] not in without][:k] for ranking in rankings] if without else rankings
 
 
-def _fused(pair: tuple[Found, Found], k: int) -> Found:
-    return fuse([[id for id, _ in ranking] for ranking in pair], k)
+def _fused(pair: tuple[Found, Found], k: int, share: float) -> Found:
+    return fuse([[id for id, _ in ranking] for ranking in pair], k, (2 * share, 2 * (1 - share)))
 
 
 Opener: TypeAlias = Callable[[str, str, str, bool], Store]
