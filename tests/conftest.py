@@ -54,6 +54,8 @@ def tiny_model(vocab_size: int, seed: int = 0, **changes: object) -> MemoryTrans
         if model.retriever.words is not None:  # which weighs every word alike
             for weight in model.retriever.words.parameters():
                 weight.normal_(0.0, 0.5)
+            model.retriever.words.same.copy_(torch.randint(0, vocab_size // 2, (vocab_size,)))
+            model.retriever.words.same[:3] = 0  # no text
         if model.pointer is not None:  # which begins without one
             model.pointer.follow.weight.normal_(0.0, 0.3)
             model.pointer.parts.copy_(torch.rand(vocab_size, 2) < 0.5)

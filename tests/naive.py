@@ -133,7 +133,8 @@ class Naive:
         out = []
         for i, state in zip(range(len(ids)), states, strict=False):
             one, two = F.softplus(state @ matrix + bias)
-            out += [((ids[i],), one)] + ([((ids[i - 1], ids[i]), two)] if i else [])
+            said, last = int(w.same[ids[i]]), int(w.same[ids[i - 1]]) if i else 0
+            out += [((said,), one)] * (said > 0) + [((last, said), two)] * (said > 0 and last > 0)
         return out
 
     def shared(self, said: list[tuple[tuple[int, ...], Tensor]], held: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:

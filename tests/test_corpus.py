@@ -346,9 +346,10 @@ def test_vectors_count_as_much_as_the_validation_set_shows(people_data, tmp_path
         session.add_missing_vectors()
         entries = list(session.store.all("corpus"))
         own = {e.text: session.encoder.vectors([e.text])[0] for e in entries}
-        sure = lambda texts: np.stack(
-            [next(own[e.text] for e in entries if any(a in e.text for a in by_text[t])) for t in texts]
-        )  # noqa: E731
+
+        def sure(texts):
+            return np.stack([next(own[e.text] for e in entries if any(a in e.text for a in by_text[t])) for t in texts])
+
         session.encoder.queries = lambda texts: -sure(texts)
         assert best_share(split, session) == 0
         session.store.search = lambda namespace, vectors=None, texts=None, k=8: type(session.store).search(  # words mislead

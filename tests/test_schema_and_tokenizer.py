@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from memgpt_cli.errors import CheckpointError, ConfigError, DataError
 from memgpt_cli.schema import Entry, Episode, Example, entry_from, parse_triple, render_triple
-from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, train_tokenizer, word_parts
+from memgpt_cli.tokenizer import EOS, PAD, load_tokenizer, same_words, train_tokenizer, word_parts
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ODD = [
@@ -106,6 +106,16 @@ def test_coverage_leaves_the_rarest_characters_to_bytes():
     assert len(train_tokenizer(texts, 300, coverage=0.99).encode("ß")) > len(
         train_tokenizer(texts, 300, coverage=1.0).encode("ß")
     )
+
+
+def test_pieces_that_say_the_same_are_known():
+    tokenizer = train_tokenizer(["Anna and anna, (Anna) or ANNA: Anna. The cat, the Cat; 猫 and 猫。"] * 30, 320)
+    same = same_words(tokenizer)
+    by_piece = {tokenizer.piece(i): same[i] for i in range(len(tokenizer))}
+    assert [same[i] for i in range(3)] == [0, 0, 0]
+    assert len({n for piece, n in by_piece.items() if piece.strip(" \u2581").lower() == "anna"}) == 1
+    said = [piece.strip(" \u2581").casefold() or piece for piece in by_piece]
+    assert len(set(same[3:])) == len(set(said[3:])), "and nothing else is the same"
 
 
 def test_parts_of_words_are_known():

@@ -34,7 +34,8 @@ def results_page(runs: Sequence[Path], command: str) -> str:
 def _described(run: Path) -> str:
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     with safe_open(run / "model" / WEIGHTS, "pt") as file:
-        size = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys() if not name.endswith(".parts"))  # noqa: SIM118
+        names = [name for name in file.keys() if not name.endswith((".parts", ".same"))]  # noqa: SIM118
+        size = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     trained, optim = config["trainer"], config["optim"]
     steps = json.loads((run / "model" / "config.json").read_text(encoding="utf-8")).get("notes", {}).get("step")
     return (

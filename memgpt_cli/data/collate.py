@@ -68,32 +68,7 @@ def collate(rows: Sequence[EncodedEpisode], spans: Sequence[tuple[int, int]] | N
     spans = spans or [(0, len(row.input_ids)) for row in rows]
     episodes = [_Columns(row, a, b) for row, (a, b) in zip(rows, spans, strict=True)]
     texts = _Texts(text for e in episodes for text in (*e.entries, *e.inputs))
-    examples, memory = _examples(episodes, texts), _memory(episodes, texts)
-    return Batch(texts=texts.groups, **examples, **memory, **_shared_words(examples, memory))
-
-
-def _keys(tokens: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """[.., L] -> [.., L, 2]: a number for each token, and for it with the one before it; -1 where there is none, or an end."""
-    real, pair = tokens > EOS, before[..., 0] > EOS
-    return np.stack([np.where(real, tokens, -1), np.where(real & pair, ((before[..., 0] + 1) << 32) + tokens, -1)], -1)
-
-
-def _shared_words(examples: dict[str, Any], memory: dict[str, Any]) -> dict[str, Any]:
-    """What inputs hold, numbered from 1 in each episode, and where entries hold it."""
-    of_inputs = _keys(examples["input_tokens"].numpy(), examples["input_before"].numpy())
-    of_memory = _keys(memory["memory_tokens"].numpy(), memory["memory_before"].numpy())
-    input_words, memory_words, most = np.zeros_like(of_inputs), np.zeros_like(of_memory), 0
-    for k, (mine, theirs) in enumerate(zip(of_inputs, of_memory, strict=True)):
-        known = np.unique(mine)  # sorted, -1 first where there is one
-        input_words[k] = np.where(mine >= 0, np.searchsorted(known, mine) + 1, 0)
-        at = np.searchsorted(known, theirs).clip(max=len(known) - 1)
-        memory_words[k] = np.where((theirs >= 0) & (known[at] == theirs), at + 1, 0)
-        most = max(most, len(known))
-    return {
-        "input_words": torch.from_numpy(input_words),
-        "memory_words": torch.from_numpy(memory_words),
-        "words": most,
-    }
+    return Batch(texts=texts.groups, **_examples(episodes, texts), **_memory(episodes, texts))
 
 
 def _examples(episodes: Sequence[_Columns], texts: _Texts) -> dict[str, Any]:

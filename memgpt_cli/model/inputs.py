@@ -30,9 +30,6 @@ class Batch:
     memory_entry    [G, M]          the entry each token belongs to
     memory_before   [G, M, 3]       the 1st, 2nd, 3rd id before each token within its entry
     input_before    [G, E, S, 3]    likewise for inputs
-    input_words     [G, E, S, 2]    each token, and it with the one before it, as a number among those of the episode's inputs; 0 for none
-    memory_words    [G, M, 2]       the same numbers where an entry has what an input has, else 0
-    words           how many such numbers there are, at most
     sees            [G, E]          how many entries each example sees, -1 where there is no example
     targets         [G, E, T]       ids that end in EOS; 0 pads
     packed          [G, Q]          places of the real target tokens among E*T, E*T pads: what memory is read for
@@ -52,9 +49,6 @@ class Batch:
     memory_index: Tensor
     memory_entry: Tensor
     memory_before: Tensor
-    input_words: Tensor
-    memory_words: Tensor
-    words: int
     sees: Tensor
     targets: Tensor
     packed: Tensor
@@ -108,9 +102,6 @@ def plain_batch(input_ids: Tensor, target_ids: Tensor) -> Batch:
         memory_index=none,
         memory_entry=none,
         memory_before=input_ids.new_zeros(count, 0, BACK),
-        input_words=input_ids.new_zeros(count, 1, length, 2),
-        memory_words=input_ids.new_zeros(count, 0, 2),
-        words=0,
         sees=rows * 0,
         targets=target_ids[:, None],
         packed=torch.arange(target_ids.shape[1], device=input_ids.device).expand(count, -1),

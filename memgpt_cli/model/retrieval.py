@@ -8,6 +8,7 @@ however many entries there are. So a model can know that it has not been told.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,21 +41,44 @@ class SharedWords(nn.Module):
     So a name is told from those like it whether training held it or not (uniCOIL, arXiv 2106.14807, with pairs besides).
     """
 
-    def __init__(self, width: int) -> None:
+    same: Tensor
+
+    def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
         self.input, self.entry = nn.Parameter(torch.zeros(width, 2)), nn.Parameter(torch.zeros(width, 2))
         self.input_bias, self.entry_bias = nn.Parameter(torch.full((2,), -1.0)), nn.Parameter(torch.full((2,), -1.0))
         self.scale = nn.Parameter(torch.tensor(16.0))  # of the cosine where vectors are asked to choose by themselves
+        ids = torch.arange(vocab_size)
+        self.register_buffer("same", ids * (ids > 2))  # id -> number of what it says, 0 for what is no text
+
+    def spell(self, same: Sequence[int]) -> None:
+        """Which ids say the same (`tokenizer.same_words`): with and without a space before them, in capitals or not."""
+        self.same.copy_(torch.tensor(same))
+
+    def _keys(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """Ids [.., L] and those before them [.., L] -> [.., 2L]: a number for each, and for it with the one before; -1 for none."""
+        one, last = self.same[tokens], self.same[before]
+        pair = torch.where((one > 0) & (last > 0), (last << 32) + one, -1)
+        return torch.stack([torch.where(one > 0, one, -1), pair], -1).flatten(-2)
 
     def forward(self, batch: Batch, inputs: Tensor, memory: Tensor) -> Tensor:
         """States of inputs [G, E, S, D] and of entries [G, M, D] -> [G, E, N]."""
-        (g, e), n, width = batch.sees.shape, batch.entry_kind.shape[1], batch.words + 1
-        of_input = F.softplus(inputs.float() @ self.input + self.input_bias) * (batch.input_words > 0)
-        of_entry = F.softplus(memory.float() @ self.entry + self.entry_bias) * (batch.memory_words > 0)
-        said = of_input.new_zeros(g, e, width).scatter_add(2, batch.input_words.flatten(2), of_input.flatten(2))
-        place = (batch.memory_entry[..., None] * width + batch.memory_words).flatten(1)
-        held = of_entry.new_zeros(g, n * width).scatter_reduce(1, place, of_entry.flatten(1), "amax")
-        return said @ held.view(g, n, width).transpose(1, 2)
+        (g, e), n = batch.sees.shape, batch.entry_kind.shape[1]
+        said = self._keys(batch.input_tokens, batch.input_before[..., 0])  # [G, E, 2S]
+        held = self._keys(batch.memory_tokens, batch.memory_before[..., 0])  # [G, 2M]
+        known = (
+            said.flatten(1).sort(-1).values
+        )  # all that the inputs of an episode hold; the place of the first of equals names it
+        width = known.shape[1]
+        own = torch.searchsorted(known, said.flatten(1)).view_as(said)
+        there = torch.searchsorted(known, held).clamp(max=width - 1)
+        of_input = F.softplus(inputs.float() @ self.input + self.input_bias).flatten(2) * (said >= 0)
+        of_entry = F.softplus(memory.float() @ self.entry + self.entry_bias).flatten(1)
+        of_entry = of_entry * ((held >= 0) & (known.gather(1, there) == held))
+        queries = of_input.new_zeros(g, e, width).scatter_add(2, own, of_input)
+        place = batch.memory_entry.repeat_interleave(2, 1) * width + there
+        entries = of_entry.new_zeros(g, n * width).scatter_reduce(1, place, of_entry, "amax")
+        return queries @ entries.view(g, n, width).transpose(1, 2)
 
 
 class Retriever(nn.Module):
@@ -69,7 +93,7 @@ class Retriever(nn.Module):
         self.scale = nn.Parameter(torch.tensor(self.config.score_scale))
         self.beta = nn.Parameter(torch.tensor(self.config.beta))
         self.none = nn.Parameter(torch.zeros(()))
-        self.words = SharedWords(width) if self.config.words else None
+        self.words = SharedWords(width, config.vocab_size) if self.config.words else None
         # 2.0: eight entries read with equal scores then weigh about as much as the input
         self.age_bias = nn.Parameter(torch.full((len(KINDS), self.config.age_buckets, config.n_heads), 2.0))
         timed = torch.tensor([kind not in TIMELESS for kind in KINDS])

@@ -3,7 +3,7 @@
 from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
 from memgpt_cli.tokenizer.load import load_tokenizer
 from memgpt_cli.tokenizer.lossless import MODEL_FILE, LosslessTokenizer, train_tokenizer
-from memgpt_cli.tokenizer.spelling import word_parts
+from memgpt_cli.tokenizer.spelling import same_words, word_parts
 
 __all__ = [
     "EOS",
@@ -13,6 +13,7 @@ __all__ = [
     "LosslessTokenizer",
     "Tokenizer",
     "load_tokenizer",
+    "same_words",
     "train_tokenizer",
     "word_parts",
 ]

@@ -1,11 +1,11 @@
-"""Which pieces of a vocabulary are parts of words: what a pointer needs to know to copy words whole."""
+"""Which pieces of a vocabulary are parts of words, which a pointer copies whole, and which say the same."""
 
 from collections.abc import Iterator
 
 import regex
 
 from memgpt_cli.scripts import UNSPACED
-from memgpt_cli.tokenizer.base import Tokenizer
+from memgpt_cli.tokenizer.base import EOS, PAD, UNK, Tokenizer
 
 _BYTE = regex.compile(r"<0x([0-9A-F]{2})>")
 _LETTER = regex.compile(rf"[\p{{L}}\p{{M}}\p{{N}}--[{UNSPACED}]]", regex.V1)
@@ -25,3 +25,17 @@ def word_parts(tokenizer: Tokenizer) -> Iterator[tuple[bool, bool]]:
         else:
             piece = chr(byte) if byte else piece
             yield _LETTER.match(piece) is not None, bool(piece) and _LETTER.match(piece[-1]) is not None
+
+
+def same_words(tokenizer: Tokenizer) -> list[int]:
+    """Of each id the number of what it says: pieces that differ only in letter case or in the space before them have one.
+
+    0 for what is no text: padding, the end, what is unknown.
+    """
+    numbers: dict[str, int] = {}
+    out = []
+    for i in range(len(tokenizer)):
+        piece = tokenizer.piece(i)
+        said = piece.strip(" \u2581").casefold() or piece
+        out.append(0 if i in (PAD, EOS, UNK) else numbers.setdefault(said, len(numbers) + 1))
+    return out

@@ -25,7 +25,7 @@ from memgpt_cli.errors import BusyError, CheckpointError, TrainingStopped, Usage
 from memgpt_cli.files import check_marked, check_own, locked, new_folder, remove_folder, settle, settle_inside, write_text
 from memgpt_cli.model import MemoryTransformer
 from memgpt_cli.schema import ModelConfig
-from memgpt_cli.tokenizer import Tokenizer, load_tokenizer, word_parts
+from memgpt_cli.tokenizer import Tokenizer, load_tokenizer, same_words, word_parts
 from memgpt_cli.training.batches import EpisodeData
 from memgpt_cli.training.callbacks import (
     History,
@@ -60,6 +60,8 @@ def make_model(config: Config, tokenizer: Tokenizer) -> MemoryTransformer:
         model = MemoryTransformer(shape)
     if model.pointer is not None:
         model.pointer.spell(word_parts(tokenizer))
+    if model.retriever.words is not None:
+        model.retriever.words.spell(same_words(tokenizer))
     model.encoder.checkpointing = model.decoder.checkpointing = config.trainer.gradient_checkpointing
     return choose_trainable(model, config.optim)
 
