@@ -163,6 +163,29 @@ def test_a_corpus_that_is_not_there_is_named(tmp_path, path, said):
         preprocess(settings(tmp_path, corpus=CorpusConfig(path=str(tmp_path / path))), tmp_path / "data")
 
 
+def test_rows_that_bring_passages_make_it_hard_for_each_other(tmp_path):
+    """`data.corpus=own`: what other rows brought and shares words stands beside a row's own passage, which is its evidence."""
+    with open(tmp_path / "train.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("question", "answer", "context"))
+        rows.writerows((f"where does {name} live ?", town, f"{name} lives in {town}.") for name, town, _ in people(36))
+    config = settings(
+        tmp_path, files={"train": "train.csv"}, hold_out={"valid": 0.2}, distractors=16,
+        options={"input": "question", "target": "answer", "memory": "context"}, corpus=CorpusConfig(path="own", words=3, vectors=0),
+    )  # fmt: skip
+    result = preprocess(config, tmp_path / "data")
+    train_, candidates = EpisodeDataset(result.folder / "train"), candidates_of((result.folder, config))
+    assert {candidates.corpus.text(n) for n in range(len(candidates.corpus))} == {e.entries[0].text for e in train_}
+    assert result.manifest["statistics"]["train"]["entries seen per example"]["max"] == 17, "as with distractors"
+    rows = [train_.row(n) for n in range(3)]
+    (joined,) = over_corpus(rows, [Part(n, 0, 1, 9) for n in range(3)], candidates, {}, random.Random(1))
+    there = [tuple(ids) for ids in joined.entry_ids]
+    assert len(there) == len(set(there)) >= 8
+    for row, evidence in zip(rows, joined.evidence, strict=True):
+        assert [joined.entry_ids[n] for n in evidence] == row.entry_ids
+    assert joined.found == [False] * 3
+
+
 def test_how_many_entries_are_brought_concerns_training_alone(people_data, tmp_path):
     folder, config = people_data
     again = preprocess(replace(config, corpus=replace(config.corpus, words=7, random=0)), folder.parent)

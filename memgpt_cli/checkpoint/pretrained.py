@@ -95,7 +95,8 @@ def _exported_memory(folder: Path, asked: ReadConfig) -> ReadConfig:
     if not (folder / MEMORY_CONFIG).is_file():
         return asked
     read: ReadConfig = build(ReadConfig, json.loads((folder / MEMORY_CONFIG).read_text())["read"], "memory")
-    return replace(asked, max_time=read.max_time, age_buckets=read.age_buckets, gate=read.gate, vector=read.vector)
+    fixed = {name: getattr(read, name) for name in ("max_time", "age_buckets", "gate", "vector", "words")}
+    return replace(asked, **fixed)
 
 
 def _load_memory(model: MemoryTransformer, folder: Path) -> None:
@@ -121,6 +122,8 @@ def extend_vocabulary(model: MemoryTransformer, size: int) -> None:
         new = (rows.float().mean(0) + noise).to(rows.dtype)
         table.weight = torch.nn.Parameter(torch.cat([rows, new]))
     model.embedding.num_embeddings = size
+    if model.retriever.words is not None:
+        model.retriever.words.extend(size)
     if model.head is not None:
         model.head.out_features = size
     model.config = replace(model.config, vocab_size=size)

@@ -265,7 +265,7 @@ def _write(
     """One split, within its limits; returns its statistics."""
     limiter, writer = Limiter(config.limits, tokenizer, changes), EpisodeWriter(folder)
     counts = Statistics(config.distractors, corpus.counted if corpus and not config.corpus.own else None)
-    candidates = corpus.writer(folder, changes) if corpus else None
+    candidates = corpus.writer(folder, changes) if corpus and folder.name != "test" else None  # which is only answered
     for episode in episodes:
         if limited := limiter(episode):
             row = encode(limited, tokenizer)

@@ -86,6 +86,10 @@ def write_onnx(source: Source, folder: Path) -> Exported:
         raise CheckpointError(
             "the decoder's graph has no input vector: only models with model.memory.vector=false are exported"
         )
+    if model.retriever.words is not None:
+        raise CheckpointError(
+            "the graphs have no score of shared words: only models with model.memory.words=false are exported"
+        )
     encoder, decoder = EncoderGraph(model).eval(), DecoderGraph(model).eval()
     texts, targets = source.samples()
     inputs, wanted = source.ids(texts), source.ids(targets)

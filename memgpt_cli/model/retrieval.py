@@ -53,7 +53,12 @@ class SharedWords(nn.Module):
 
     def spell(self, same: Sequence[int]) -> None:
         """Which ids say the same (`tokenizer.same_words`): with and without a space before them, in capitals or not."""
-        self.same.copy_(torch.tensor(same))
+        self.same[: len(same)] = torch.tensor(same, device=self.same.device)
+
+    def extend(self, vocab_size: int) -> None:
+        """Room for ids that a vocabulary has gained; each says something of its own."""
+        more = torch.arange(len(self.same), vocab_size, device=self.same.device)
+        self.same = torch.cat([self.same, more])
 
     def _keys(self, tokens: Tensor, before: Tensor) -> Tensor:
         """Ids [.., L] and those before them [.., L] -> [.., 2L]: a number for each, and for it with the one before; -1 for none."""

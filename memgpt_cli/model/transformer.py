@@ -186,9 +186,10 @@ class MemoryTransformer(nn.Module):
             layer.read.gate = nn.Parameter(torch.zeros(self.config.n_heads)) if self.config.memory.gate else None
 
     def memory_parameters(self) -> set[str]:
-        """The names of the parameters that only reading memory has."""
+        """The names of the parameters that only reading memory has, and of the table that belongs to them."""
         mine = ("retriever.", "time.", "kind.", "null", "pointer.", "vector.")
-        return {name for name, _ in self.named_parameters() if name.startswith(mine) or name.endswith(".read.gate")}
+        found = {name for name, _ in self.named_parameters() if name.startswith(mine) or name.endswith(".read.gate")}
+        return found | ({"retriever.words.same"} if self.retriever.words is not None else set())
 
     def embed(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
