@@ -97,8 +97,7 @@ def fill(config: CorpusConfig, folder: Path, own: Iterable[Entry], reject: Rejec
         count += len(page)
         report("reading the corpus", count)
     if not count:
-        what = "the training examples have no entries of their own" if config.own else "it holds no entry"
-        raise DataError(f"data.corpus={config.path}: {what}")
+        raise DataError(f"data.corpus={config.path} holds no entry")
     return store
 
 

@@ -8,12 +8,19 @@ from typing import Any
 from memgpt_cli.data.candidates import Candidates
 from memgpt_cli.data.dataset import EncodedEpisode
 from memgpt_cli.data.plan import Part
+from memgpt_cli.schema import Episode
 
 
 def borrows(row: EncodedEpisode) -> bool:
     """Whether entries of others may stand beside a row's own: questions, each of which sees all that the row has."""
     n = len(row.entry_ids)
     return bool(n) and all(task == "qa" for task in row.tasks) and all(seen == n for seen in row.sees)
+
+
+def lends(episode: Episode) -> bool:
+    """The same of texts: whether its entries may stand beside others'."""
+    n = len(episode.entries)
+    return bool(n) and all(x.task == "qa" and x.sees == n for x in episode.examples)
 
 
 def pooled(rows: Sequence[EncodedEpisode], distractors: int, rng: random.Random) -> list[EncodedEpisode]:
@@ -95,15 +102,16 @@ def over_corpus(
 
     Questions are one episode over all that any of them brings, and over what entries they have of their own, so that each is
     encoded once and what one rests on is there to mislead the others. What sees entries of its own in their order is an
-    episode of its own, behind what it brings.
+    episode of its own, behind what it brings. Of a corpus of the examples' own entries only those bring anything that have such.
     """
     shared: list[tuple[EncodedEpisode, Part]] = []
     alone: list[tuple[EncodedEpisode, Part]] = []
+    of_own = candidates.config.own
     for row, part in zip(rows, parts, strict=True):
         taken = row.part(part.first, part.last)
-        (shared if not row.entry_ids or borrows(row) else alone).append((taken, part))
-    groups = [*([shared] if shared else []), *([one] for one in alone)]
-    return [_over(group, candidates, near, rng) for group in groups]
+        (shared if borrows(row) or not (row.entry_ids or of_own) else alone).append((taken, part))
+    together = [_over(shared, candidates, near, rng)] if shared else []
+    return together + [one[0] if of_own else _over([one], candidates, near, rng) for one in alone]
 
 
 def _over(

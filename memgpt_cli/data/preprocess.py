@@ -36,6 +36,7 @@ from memgpt_cli.data.dataset import (
     encode,
     read_manifest,
 )
+from memgpt_cli.data.pool import lends
 from memgpt_cli.data.sources import Where, files_of, find_source, make_options
 from memgpt_cli.data.spans import own_words
 from memgpt_cli.data.staging import ALL, Staged, texts_of
@@ -219,9 +220,10 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         values = values_of(iter(train), rename.relations)
         own = own_words(iter(train)) if rename.auto else []
         renamer = Renamer(replace(rename, probability=0.5), values, own)
-        own_entries = (entry for episode in train for entry in episode.entries)
         into = folder / of_corpus.FOLDER
-        store = of_corpus.fill(config.corpus, into, own_entries, rejects, report) if config.corpus.path else None
+        wanted = any(map(lends, train)) if config.corpus.own else bool(config.corpus.path)
+        lent = (entry for episode in train if lends(episode) for entry in episode.entries)
+        store = of_corpus.fill(config.corpus, into, lent, rejects, report) if wanted else None
         with store or contextlib.nullcontext():
             tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, store, report)
             tokenizer.save(folder)
