@@ -111,6 +111,17 @@ class Retriever(nn.Module):
         """[.., D] -> [.., D] of length 1: what the store keeps of an entry."""
         return F.normalize(self.key(pooled), dim=-1)
 
+    def by_vectors(self, inputs: Tensor, entries: Tensor) -> Tensor | None:
+        """Means [G, E, D] and [G, N, D] -> scores [G, E, N] of the vectors by themselves, while words are trained beside them.
+
+        What a store compares shall choose as well, and no encoder be bent to it: the losses of these reach the two projections alone.
+        """
+        if self.words is None or not self.training:
+            return None
+        queries, vectors = self.queries(inputs.detach()), self.vectors(entries.detach())
+        scores: Tensor = self.words.scale * queries.float() @ vectors.float().transpose(1, 2)
+        return scores
+
     def age_bucket(self, age: Tensor) -> Tensor:
         """Ages 1, 2, … to logarithmic buckets."""
         exact = self.config.age_buckets // 2
@@ -127,23 +138,22 @@ class Retriever(nn.Module):
         top_k: int = 0,
         only: Tensor | None = None,
         shared: Tensor | None = None,
+        alone: Tensor | None = None,
     ) -> Choice:
         """queries [G, E, D], keys [G, N, D], kinds [G, N] (-1: none), sees [G, E] -> Choice.
 
         top_k 0 is the configured one; `only` [G, E, N] restricts what may be chosen (the oracle of an ablation); `shared`
-        [G, E, N] is what `SharedWords` gives.
+        [G, E, N] is what `SharedWords` gives, `alone` what `by_vectors` does.
         """
         entries = keys.shape[1]
-        cosine = queries.float() @ keys.float().transpose(1, 2)
-        scores = self.scale * cosine
+        scores = self.scale * queries.float() @ keys.float().transpose(1, 2)
         time = torch.arange(entries, device=keys.device)
         visible = (time < sees[..., None]) & (kinds >= 0)[:, None]
         if only is not None:
             visible = visible & only
-        near = None
-        if shared is not None and self.words is not None:
-            alone = self.words.scale * cosine
-            near, scores = (alone, self._with_none(alone, visible)), scores + shared
+        if shared is not None:
+            scores = scores + shared
+        near = None if alone is None else (alone, self._with_none(alone, visible))
         limit = top_k or self.config.top_k
         chosen = visible
         if limit < entries:
