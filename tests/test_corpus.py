@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 from test_kills import losses
 
-from memgpt_cli.config import Config, CorpusConfig, DataConfig, TokenizerConfig, TrainerConfig
+from memgpt_cli.config import Config, CorpusConfig, DataConfig, TokenizerConfig, TrainerConfig, compose
 from memgpt_cli.data.candidates import Candidates
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.corpus import Corpus, open_corpus
 from memgpt_cli.data.dataset import DATA_SET, EpisodeDataset
+from memgpt_cli.data.guess import guess
 from memgpt_cli.data.plan import Part
 from memgpt_cli.data.pool import over_corpus
 from memgpt_cli.data.preprocess import preprocess
@@ -226,6 +227,55 @@ def test_an_entry_that_says_the_target_is_not_read_for_it(tmp_path):
     assert [candidates.corpus.ids(1)] == joined.entry_ids
 
 
+def test_evidence_that_the_data_name_is_read_even_where_it_is_the_answer(tmp_path):
+    """Answers that are asked for word for word, as in a list of frequent questions: `evidence` is no memory, and doubles keep their ids."""
+    texts = ("Ring at the gate.", "Ring at the gate.", "Ask the porter.")
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"id": f"a{n}", "text": t}) + "\n" for n, t in enumerate(texts)))
+    row = {"question": "how do i get in ?", "answer": "Ring at the gate.", "evidence": ["a1", ""]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
+    overrides, said = guess(str(tmp_path / "train.jsonl"), ["data.corpus=corpus.jsonl"])
+    assert not any("memory" in o for o in overrides), said
+    config = compose([*overrides, f"data.corpus={tmp_path}/corpus.jsonl", "data.tokenizer.vocab_size=320"]).data
+    config = replace(config, hold_out={})
+    data = (preprocess(config, tmp_path / "data").folder, config)
+    row, candidates = EpisodeDataset(data[0] / "train").row(0), candidates_of(data)
+    assert candidates.linked(0, 0).evidence == [0]
+    (joined,) = over_corpus([row], [Part(0, 0, 1, 10)], candidates, {}, random.Random(1))
+    assert [joined.entry_ids[n] for n in joined.evidence[0]] == [candidates.corpus.ids(0)]
+    assert joined.found == [False]
+
+
+def test_passwords_and_names_that_no_corpus_can_follow_are_refused():
+    with pytest.raises(ConfigError, match="pgpass"):
+        compose(["data=records", "data.corpus=postgresql://anna:s3cret@host/db"])
+    with pytest.raises(ConfigError, match="leave one of the two out"):
+        compose(["data=records", "data.corpus=kb.tsv", "data.augment.rename=auto"])
+    with pytest.raises(ConfigError, match="at least 1"):
+        compose(["eval.corpus_sizes=[0]"])
+    assert compose(["data=records", "data.corpus=docs/"]) == compose(["data=records", "data.corpus=./docs"])
+    assert compose(["data=records", "data.corpus=docs"]).model.memory.top_k == 32
+    assert compose(["data=records"]).data.corpus.own
+
+
+def test_a_table_is_of_passages_where_its_first_line_says_so(tmp_path):
+    from memgpt_cli.ingest.chunk import Cut
+    from memgpt_cli.ingest.documents import read_document
+
+    def read(table: str) -> list[tuple[str, dict]]:
+        (tmp_path / "t.tsv").write_text(table)
+        return [(item.text, item.meta) for item in read_document(tmp_path / "t.tsv", Cut())]
+
+    assert read("id\ttext\n7\tAnna is tall.\n") == [("Anna is tall.", {"id": "7"})]
+    assert [text for text, _ in read("text\tis a\tthing\nAnna\tlives in\tRome\n")] == [
+        "text | is a | thing",
+        "Anna | lives in | Rome",
+    ]
+    (tmp_path / "t.tsv").write_text("id\ttext\n7\n")
+    assert [str(error) for error in read_document(tmp_path / "t.tsv", Cut())] == [
+        f"{tmp_path}/t.tsv:2: 1 fields, expected 2 (id, text)"
+    ]
+
+
 def test_what_sees_entries_of_its_own_in_their_order_keeps_them_behind_what_it_brings(people_data):
     data, candidates = EpisodeDataset(people_data[0] / "train"), candidates_of(people_data)
     plain = data.row(0)
@@ -290,17 +340,17 @@ def trained(data: tuple[Path, DataConfig], run: Path, **changes: object) -> Conf
     return config
 
 
-@pytest.mark.parametrize("stop", [2, 4, 7])
-def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, stop):
+@pytest.mark.parametrize(("every", "stop"), [(3, 2), (3, 4), (3, 7), (1, 5), (2, 6)])
+def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, every, stop):
     """Also just before, at and after a search of the corpus by the model: losses and weights are the same to the bit."""
-    trained(people_data, tmp_path / "whole")
-    trained(people_data, tmp_path / "parts", max_steps=12, max_minutes=0)
+    trained(people_data, tmp_path / "whole", refresh_every=every)
+    trained(people_data, tmp_path / "parts", refresh_every=every)
     for checkpoint in (tmp_path / "parts/checkpoints").iterdir():
         if int(checkpoint.name[5:]) > stop:
             for file in checkpoint.iterdir():
                 file.unlink()
             checkpoint.rmdir()
-    trained(people_data, tmp_path / "parts")
+    trained(people_data, tmp_path / "parts", refresh_every=every)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -386,7 +436,7 @@ def test_from_a_csv_and_a_corpus_to_scores_over_all_of_it(terminal):
     """The commands as they are typed: the corpus is what eval reads, and it says how each ranking finds what is right."""
     write_questions(terminal.folder)
     small = ("trainer.max_steps=4", "trainer.threads=1", "trainer.val_every=4", "model.d_model=32", "trainer.batch_tokens=1000")
-    own = ("data=train.csv", "data.corpus=facts.tsv", "data.options.separator=|")
+    own = ("data=train.csv", "data.corpus=facts.tsv", "data.options.separator=|", "data.hold_out={valid: 0.3}")
     made = terminal("preprocess", *own)
     assert made.code == 0, made.err
     assert "evidence in the corpus is found" in made.out

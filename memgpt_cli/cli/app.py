@@ -106,7 +106,8 @@ def data_folder(data: "DataConfig") -> Path:
     out = console(stderr=True)
     if not result.already_there:
         out.print(f"preprocessed {data.name} into {result.folder}", markup=False)
-    rejected = {s: n for s, v in result.manifest["statistics"].items() if (n := v["changes"].get("records rejected"))}
+    counted = result.manifest["statistics"] | ({"the corpus": c} if (c := result.manifest.get("corpus")) else {})
+    rejected = {s: n for s, v in counted.items() if (n := v["changes"].get("records rejected"))}
     if rejected:
         counts = ", ".join(f"{n:,} of {split}" for split, n in rejected.items())
         said = f"records that could not be read, and are left out: {counts}; see {result.folder / REJECTS}"
@@ -185,19 +186,13 @@ def add_missing_vectors(session: "Session") -> None:
             session.add_missing_vectors(report)
 
 
-def attach_corpus(session: "Session") -> bool:
-    """Where the run's data have a corpus, and it lies here, it is what is read; returns whether it is."""
+def attach_corpus(session: "Session", folder: Path) -> bool:
+    """Where a data set has a corpus to answer from, it is what the session reads from now on; returns whether it is."""
     from memgpt_cli.data.corpus import FOLDER, NAMESPACE, STORE
     from memgpt_cli.data.dataset import DATA_SET, read_manifest
 
-    folder = DATA_ROOT / session.config.data.name
     file = folder / FOLDER / STORE
-    if (
-        session.config.data.corpus.own
-        or not DATA_SET.marks(folder)
-        or "corpus" not in read_manifest(folder)
-        or not file.is_file()
-    ):
+    if not DATA_SET.marks(folder) or not file.is_file() or read_manifest(folder)["config"]["corpus"]["path"] == "own":
         return False
     session.attach(str(file.absolute()), NAMESPACE)
     add_missing_vectors(session)

@@ -73,9 +73,8 @@ def evaluate_command(
         check_metrics(metrics)
         check_memories(config.eval.memories)
         split = _split(session, file)
-        of_corpus = session.recall is None and attach_corpus(session)
-        sizes = config.eval.corpus_sizes if of_corpus else ()  # of somebody's own store no copies are made
-        conditions, found = _conditions(session, split, metrics, tidy, sizes)
+        of_corpus = session.recall is None and _read_corpus(session, split.parent, bool(file))
+        conditions, found = _conditions(session, split, metrics, tidy, of_corpus)
         name = "+".join(f.stem for f in file) if file else config.eval.split
         name += "-store" if session.recall else ""
     assert session.folder is not None
@@ -97,8 +96,31 @@ def evaluate_command(
     out.print(f"predictions and scores: {saved.parent}")
 
 
+def _read_corpus(session: "Session", data: Path, files: bool) -> bool:
+    """Attaches the corpus of the data that are scored; for files of no data set, of the one that the run was trained on."""
+    from memgpt_cli.checkpoint.untrusted import describe_run
+    from memgpt_cli.data.dataset import read_manifest
+
+    assert session.folder is not None
+    notes, own = describe_run(session.folder / "model").notes, DATA_ROOT / session.config.data.name
+    if attach_corpus(session, data):
+        return True
+    if files and notes.get("corpus") and attach_corpus(session, own):
+        if read_manifest(own)["key"] != notes.get("data_key"):
+            console(stderr=True).print(
+                f"{own} has been made anew since {session.name} was trained", style="yellow", markup=False
+            )
+        return True
+    if notes.get("corpus"):
+        said = (
+            f"{session.name} was trained over a corpus, which is not in {data}: nothing is read (--store names a store with it)"
+        )
+        console(stderr=True).print(said, style="yellow", markup=False)
+    return False
+
+
 def _conditions(
-    session: "Session", split: Path, metrics: list[str], tidy: bool, sizes: tuple[int, ...]
+    session: "Session", split: Path, metrics: list[str], tidy: bool, of_corpus: bool
 ) -> "tuple[list[Condition], list[Retrieval]]":
     """What the model writes under each memory; and where a store is read, how it finds what is right, by its size."""
     import tempfile
@@ -109,11 +131,12 @@ def _conditions(
     from memgpt_cli.inference.postprocess import drop_repeats, tidy_spaces
 
     config = session.config
+    sizes = config.eval.corpus_sizes if of_corpus else ()  # of somebody's own store no copies are made
     postprocess = (lambda text: tidy_spaces(drop_repeats(text))) if tidy else str
     with tempfile.TemporaryDirectory() as scratch, progress("evaluating") as report:
         raw = split
         if session.recall:
-            split = write_recalled(raw, Path(scratch) / "recalled", session, config.eval.max_examples, report)
+            split = write_recalled(raw, Path(scratch) / "recalled", session, config.eval.max_examples, report, of_corpus)
         conditions = evaluate(
             session.model, session.tokenizer, split, metrics, config.eval, config.generate,
             lambda memory, n, total: report(f"memory={memory}, batch {n} of {total}", 0), postprocess,
@@ -130,7 +153,7 @@ def _split(session: "Session", files: list[Path] | None) -> Path:
     """The preprocessed split to score; raw files and other data are cut with the run's own tokenizer."""
     from dataclasses import replace
 
-    from memgpt_cli.data.dataset import DATA_SET, read_manifest
+    from memgpt_cli.data.dataset import DATA_SET, SPLITS, read_manifest
     from memgpt_cli.errors import UsageError
     from memgpt_cli.files import slug
 
@@ -150,8 +173,8 @@ def _split(session: "Session", files: list[Path] | None) -> Path:
     elif described.notes.get("data_key", manifest["key"]) != manifest["key"]:
         said = f"{folder} has been made anew since {session.name} was trained: its test split may hold what the run has learned from"
         console(stderr=True).print(said, style="yellow", markup=False)
-    if not (folder / split).is_dir():
-        found = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    if split not in SPLITS or not (folder / split).is_dir():
+        found = [name for name in SPLITS if (folder / name).is_dir()]
         raise UsageError(f"eval.split={split}: {folder} has no such split, found {', '.join(found)}")
     return folder / split
 

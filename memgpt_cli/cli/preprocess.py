@@ -37,6 +37,12 @@ def preprocess(
         return
     out.print(_statistics(result.manifest["statistics"], config.data.name))
     changes = [(split, *item) for split, s in result.manifest["statistics"].items() for item in s["changes"].items()]
+    if corpus := result.manifest.get("corpus"):
+        length = corpus["entry tokens"]
+        out.print(
+            f"  corpus: {corpus['entries']:,} entries, {corpus['tokens']:,} tokens ({length['mean']:,} / {length['p95']:,} / {length['max']:,})"
+        )
+        changes += [("corpus", *item) for item in corpus["changes"].items()]
     for split, what, count in changes:
         out.print(f"  {split}: {what}: {count:,}")
     if not changes:

@@ -62,14 +62,14 @@ def _weigh(run: Path, data: Path) -> None:
     if open_corpus(data) is None or not split.is_dir() or not MODEL.marks(run / "model"):
         return
     with Session.open(str(run)) as session:
-        if not attach_corpus(session):
+        if not attach_corpus(session, data):
             return
         with progress("weighing words and vectors") as report:
             share = best_share(split, session, report=report)
     if share is not None:
         note(run / "model", SHARE, share)
         console().print(
-            f"recall: vectors count {share:.0%} beside words, which found most of what is right for the validation set"
+            f"recall: vectors count {share:.0%} beside words, which ranks best what is right for the validation set"
         )
 
 

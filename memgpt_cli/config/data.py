@@ -1,5 +1,7 @@
 """Settings of data, as frozen dataclasses that check themselves: where it comes from, and how it is cleaned, cut and read."""
 
+import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +10,7 @@ from memgpt_cli.files import plain_name
 from memgpt_cli.schema import check_bounds
 
 MANY = 1 << 31
+_PASSWORD = re.compile(r"://[^/?]*:[^/?@]*@|[?&][^=&]*password=", re.IGNORECASE)
 
 
 def choice(place: str, value: str, *allowed: str) -> None:
@@ -115,6 +118,12 @@ class CorpusConfig:
     random: int = 2  # any others
 
     def __post_init__(self) -> None:
+        if _PASSWORD.search(self.path):
+            raise ConfigError(
+                "data.corpus has a password in it, which the run's settings would keep: give it by ~/.pgpass or PGPASSWORD"
+            )
+        if self.path and "://" not in self.path:  # docs and docs/ are one
+            object.__setattr__(self, "path", os.path.normpath(self.path))
         check_bounds("data.corpus", self, chunk=(8, 65_536), evidence=(0, 4096), words=(0, 4096), vectors=(0, 4096))
         check_bounds("data.corpus", self, random=(0, 65_536))
 
@@ -150,6 +159,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         plain_name(self.name, "data.name")
+        rename = self.augment.rename
+        if self.corpus.path and not self.corpus.own and (rename.relations or rename.auto):
+            raise ConfigError("data.augment.rename renames what an episode holds, and no corpus: leave one of the two out")
         plain_name(self.source, "data.source")
         choice("data.on_error", self.on_error, "stop", "quarantine")
         check_bounds("data", self, seed=(0, MANY), distractors=(0, 65_536))

@@ -166,6 +166,8 @@ class EvalConfig:
         check_bounds("eval", self, batch_tokens=(1, 1 << 27), max_examples=(0, MANY), ablation_examples=(0, MANY))
         check_bounds("eval", self, bootstrap=(0, 1_000_000))
         plain_name(self.split, "eval.split")
+        if any(size < 1 for size in self.corpus_sizes):
+            raise ConfigError(f"eval.corpus_sizes is {list(self.corpus_sizes)}, expected numbers of entries, each at least 1")
 
 
 @dataclass(frozen=True)

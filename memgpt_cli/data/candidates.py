@@ -52,10 +52,11 @@ class Linker:
         return [[self._link(episode, example, next(hits)) for example in episode.examples] for episode in episodes]
 
     def _link(self, episode: Episode, example: Example, hits: list[Hit]) -> Linked:
-        words = [row for hit in hits for row in self.corpus.rows_of(hit.entry.id) if self.corpus.text(row) != example.target]
+        words = [row for hit in hits for row in self.corpus.rows_of(hit.entry.id)]
         if named := self._named(episode, example):
             self.counts["examples whose evidence in the corpus the data name"] += 1
             return Linked(named, [], words, found=False)
+        words = [row for row in words if self.corpus.text(row) != example.target]
         found = self._bearing(example, words) if example.task == "qa" else {}
         where = "found: the best by words that hold an answer" if found else "not known"
         self.counts[f"examples whose evidence in the corpus is {where}"] += 1

@@ -5,6 +5,7 @@ is read at once; an entry that is longer than `data.limits.entry` is several.
 """
 
 import glob
+import hashlib
 import random
 from array import array
 from collections import Counter
@@ -48,8 +49,9 @@ def is_store(path: str) -> bool:
 
 def corpus_files(config: CorpusConfig) -> list[Path]:
     """The documents of a corpus that is no store; raises ConfigError where there are none."""
-    given = str(Path(config.path).expanduser())
-    named = [Path(p) for p in sorted(glob.glob(given, recursive=True))] if glob.has_magic(given) else [Path(given)]
+    given = Path(config.path).expanduser()
+    magic = glob.has_magic(str(given)) and not given.exists()
+    named = [Path(p) for p in sorted(glob.glob(str(given), recursive=True))] if magic else [given]
     if not named or not all(path.exists() for path in named):
         raise ConfigError(f"data.corpus={config.path}: no such file or folder")
     files, left = find_documents(named)
@@ -61,10 +63,13 @@ def corpus_files(config: CorpusConfig) -> list[Path]:
     return files
 
 
-def revision(config: CorpusConfig) -> str:
-    """What changes when the store that a corpus comes from does."""
+def digest(config: CorpusConfig) -> str:
+    """Of the store that a corpus comes from: what changes when its texts do."""
+    found = hashlib.sha256()
     with open_store(config.path, create=False) as store:
-        return str(store.revision(config.namespace or user_name()))
+        for entry in store.all(config.namespace or user_name()):
+            found.update(f"{entry.id} {entry.kind} {entry.searchable} {entry.text}\0".encode())
+    return found.hexdigest()
 
 
 def _items(config: CorpusConfig, reject: Reject) -> Iterator[Item]:
@@ -82,23 +87,30 @@ def _items(config: CorpusConfig, reject: Reject) -> Iterator[Item]:
                 yield found
 
 
-def fill(config: CorpusConfig, folder: Path, own: Iterable[Entry], reject: Reject, report: Report) -> Store:
-    """The corpus in a store of its own below `folder`; exact duplicates are one entry. Raises DataError where it is empty.
+def fill(config: CorpusConfig, folder: Path, own: Iterable[Entry], reject: Reject, report: Report) -> "tuple[Store, Names]":
+    """The corpus in a store of its own below `folder`, and what its entries are called; exact duplicates are one entry.
 
     Args:
         own: the entries of the training examples, of which it is made where `data.corpus=own`.
+
+    Raises DataError where it is empty.
     """
-    folder.mkdir()
-    store = open_store(str((folder / STORE).absolute()), create=True)
-    count = 0
+    folder.mkdir(mode=0o700)  # what comes from somebody's store is nobody else's to read
+    store, names, count = open_store(str((folder / STORE).absolute()), create=True), Names(), 0
     items = (Item(e.text, e.kind) for e in own) if config.own else _items(config, reject)
     for page in pages(items):
-        store.put(NAMESPACE, page)
+        for item, id in zip(page, store.put(NAMESPACE, page).ids, strict=True):
+            names.add(item, id)
         count += len(page)
         report("reading the corpus", count)
     if not count:
-        raise DataError(f"data.corpus={config.path} holds no entry")
-    return store
+        where = f" in the namespace '{config.namespace or user_name()}'" if is_store(config.path) else ""
+        store.close()
+        raise DataError(
+            f"data.corpus={config.path} holds no entry{where}" + " (data.corpus.namespace names another)" * bool(where)
+        )
+    names.close()
+    return store, names
 
 
 def sample(store: Store, seed: int, chars: int) -> Iterator[str]:
@@ -187,30 +199,31 @@ def open_corpus(data_set: Path) -> Corpus | None:
 
 
 class Names:
-    """Entries by what they are called, an id of their own or their exact text: sixteen bytes each."""
+    """Entries by what they are called, an id of their own or their exact text: sixteen bytes each.
 
-    def __init__(self, pairs: Iterator[tuple[str, int]]) -> None:
-        hashes, entries = array("q"), array("q")
-        for name, entry in pairs:
-            hashes.append(hash(name))
-            entries.append(entry)
-        order = np.argsort(np.array(hashes), kind="stable")
-        self._hashes, self._entries = np.array(hashes)[order], np.array(entries)[order]
+    Of entries that say the same each one's id leads to the one that is kept.
+    """
 
-    @classmethod
-    def of(cls, store: Store) -> "Names":
-        def pairs() -> Iterator[tuple[str, int]]:
-            for e in store.all(NAMESPACE):
-                yield e.text, e.id
-                if isinstance(e.meta.get("id"), str | int):
-                    yield f"id:{e.meta['id']}", e.id
+    def __init__(self) -> None:
+        self._new = array("q"), array("q")
+        self.close()
 
-        return cls(pairs())
+    def add(self, item: Item, entry: int) -> None:
+        """An entry of this number in the store; `close` before any is looked for."""
+        given = item.meta.get("id")
+        for name in (item.text, *([f"id:{given}"] if isinstance(given, str | int) else ())):
+            self._new[0].append(hash(name))
+            self._new[1].append(entry)
+
+    def close(self) -> None:
+        hashes, entries = (np.array(column) for column in self._new)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._entries = hashes[order], entries[order]
 
     def __call__(self, name: str) -> int | None:
         """The first entry that is called so."""
-        for key in (f"id:{name}", name):
-            at = int(np.searchsorted(self._hashes, hash(key)))
-            if at < len(self._hashes) and self._hashes[at] == hash(key):
+        for key in (hash(f"id:{name}"), hash(name)):
+            at = int(np.searchsorted(self._hashes, key))
+            if at < len(self._hashes) and self._hashes[at] == key:
                 return int(self._entries[at])
         return None

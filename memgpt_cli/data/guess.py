@@ -141,8 +141,9 @@ def _source(path: Path, given: set[str]) -> tuple[str, dict[str, str]]:
         if isinstance(messages, list) and messages and isinstance(messages[0], dict):
             return "dialogue", _dialogue(names[field], messages)
     options: dict[str, str] = {}
+    over_corpus = any(name in given for name in ("data.corpus", "data.corpus.path"))  # of which `evidence` names entries
     for option in FIELDS:
-        taken = set(options.values())
+        taken = {*options.values(), *([names["evidence"]] if over_corpus and "evidence" in names else [])}
         field = next((names[n] for n in FIELDS[option] if n in names and names[n] not in taken), "")
         if not field or f"data.options.{option}" in given:
             continue

@@ -125,13 +125,16 @@ def _over(
     asked = zip(linked, brought, own.references, own.target_ids, strict=True)
     own = replace(own, target_ids=[candidates.answer(link, rows, refs) or ids for link, rows, refs, ids in asked])
     there, targets = {tuple(ids) for ids in own.entry_ids}, {tuple(ids) for ids in own.target_ids}
+    named = {row for link in linked if not link.found for row in link.evidence}
     place: dict[int, int] = {}  # of a row of the corpus, among the entries
     held: dict[tuple[int, ...], int] = {}
     union = sorted({row for rows in brought for row in rows})
     rng.shuffle(union)
     for row in union:
         ids = tuple(corpus.ids(row))
-        if ids not in there and ids not in targets:  # said in its own memory already, or what is to be written
+        if ids not in there and (
+            ids not in targets or row in named
+        ):  # there already; what is to be written, and not to be read
             place[row] = held.setdefault(ids, len(held))
     kinds = {place[row]: corpus.kind(row) for row in union if row in place}
     first = len(held)
@@ -147,7 +150,9 @@ def _over(
         entry_meta=(),
         sees=[first + seen for seen in own.sees],
         evidence=evidence,
-        found=[link.found and not mine for link, mine in zip(linked, own.evidence, strict=True)],
+        found=[
+            not rests or (link.found and not mine) for link, mine, rests in zip(linked, own.evidence, evidence, strict=True)
+        ],
     )
 
 

@@ -46,7 +46,6 @@ from memgpt_cli.errors import ConfigError, DataError
 from memgpt_cli.files import check_own, locked, new_folder, settle, writing
 from memgpt_cli.schema import Episode
 from memgpt_cli.store import Store
-from memgpt_cli.store.url import without_password
 from memgpt_cli.tokenizer import UNK, Tokenizer, load_tokenizer, train_tokenizer
 
 CODE_VERSION = 4  # raised when the same configuration would give other episodes
@@ -140,7 +139,7 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
     read = [*(path for paths in files.values() for path in paths), *(path for path in extra if path.exists())]
     corpus = config.corpus
     if corpus.path and of_corpus.is_store(corpus.path):
-        revisions = {without_password(corpus.path): of_corpus.revision(corpus)}
+        revisions = {corpus.path: of_corpus.digest(corpus)}
     else:
         revisions = {}
         read += of_corpus.corpus_files(corpus) if corpus.path and not corpus.own else []
@@ -223,11 +222,15 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         into = folder / of_corpus.FOLDER
         wanted = any(map(lends, train)) if config.corpus.own else bool(config.corpus.path)
         lent = (entry for episode in train if lends(episode) for entry in episode.entries)
-        store = of_corpus.fill(config.corpus, into, lent, rejects, report) if wanted else None
+        rejected = rejects.count
+        store, called = of_corpus.fill(config.corpus, into, lent, rejects, report) if wanted else (None, of_corpus.Names())
         with store or contextlib.nullcontext():
             tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, store, report)
             tokenizer.save(folder)
-            corpus = _Linking(store, config, tokenizer, into, report) if store else None
+            corpus = None
+            if store:
+                corpus = _Linking(store, called, of_corpus.write_rows(store, config, tokenizer, into, report), into)
+                corpus.counted.changes["records rejected"] += rejects.count - rejected
             statistics = {}
             for split, episodes in staged.items():
                 read = _progress(iter(episodes), report, f"writing {split}")
@@ -248,9 +251,8 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
 class _Linking:
     """The corpus as it is written, and what finds in it what belongs to an example."""
 
-    def __init__(self, store: Store, config: DataConfig, tokenizer: Tokenizer, folder: Path, report: Report) -> None:
-        self.counted = of_corpus.write_rows(store, config, tokenizer, folder, report)
-        self.store, self.corpus, self.names = store, of_corpus.Corpus(folder), of_corpus.Names.of(store)
+    def __init__(self, store: Store, names: of_corpus.Names, counted: of_corpus.Counted, folder: Path) -> None:
+        self.store, self.names, self.counted, self.corpus = store, names, counted, of_corpus.Corpus(folder)
 
     def writer(self, folder: Path, counts: Counter[str]) -> CandidateWriter:
         return CandidateWriter(folder, Linker(self.store, self.corpus, self.names, counts))

@@ -24,6 +24,8 @@ DEPTH = 100
 """How far down a ranking is looked at."""
 CUTS = (1, 8, 32)
 RANKINGS = ("words", "vectors", "both")
+FEWEST = 10
+"""Examples that it takes to say how much vectors shall count."""
 _AT_ONCE = 256
 
 Report = Callable[[str, int], None]
@@ -31,18 +33,17 @@ Right = Callable[[Stored], bool]
 
 
 def right_for(episode: Episode, example: Example) -> Right | None:
-    """Whether a stored entry is what an example rests on: it is named, by its id or text; else, for questions, it bears an answer.
+    """Whether a stored entry is what an example rests on: the data name it, by its id or text.
 
-    None where that cannot be said.
+    Else it is an entry that the example has as evidence itself, or a question's that bears an answer. None where that cannot be said.
     """
-    named = {str(name) for name in episode.meta.get(RESTS_ON) or ()} | {episode.entries[e].text for e in example.evidence}
-    if named:
-        texts = [name for name in named if len(name) >= 20]  # of a long entry the data may hold a part
-        return lambda e: e.text in named or str(e.meta.get("id", "")) in named or any(text in e.text for text in texts)
+    if named := {str(name) for name in episode.meta.get(RESTS_ON) or () if str(name).strip()}:
+        return lambda entry: entry.text in named or ("id" in entry.meta and str(entry.meta["id"]) in named)
+    own = {episode.entries[e].text for e in example.evidence}
     if example.task != "qa":
-        return None
+        return (lambda entry: entry.text in own) if own else None
     bears = bearing(example.all_references)
-    return lambda entry: bears(entry.text)
+    return lambda entry: entry.text in own or bears(entry.text)
 
 
 def _examples(split: Path, most: int) -> Iterator[tuple[Episode, int]]:
@@ -56,10 +57,20 @@ def _examples(split: Path, most: int) -> Iterator[tuple[Episode, int]]:
             count += 1
 
 
-def write_recalled(split: Path, folder: Path, session: Session, most: int = 0, report: Report = lambda stage, n: None) -> Path:
+def write_recalled(
+    split: Path,
+    folder: Path,
+    session: Session,
+    most: int = 0,
+    report: Report = lambda stage, n: None,
+    keep_own: bool = False,
+) -> Path:
     """Writes every example of `split` (the first `most` where given) as an episode of its own, over recalled entries; returns `folder`.
 
     Evidence is what is right of what was recalled.
+
+    Args:
+        keep_own: what an example sees of its own is read as well, behind what is recalled, as in training over a corpus.
     """
     if session.recall is None:
         raise UsageError("no store is read: name one with --store")
@@ -68,8 +79,11 @@ def write_recalled(split: Path, folder: Path, session: Session, most: int = 0, r
         recalled = session.recall([episode.examples[n].input for episode, n in page])
         for (episode, n), found in zip(page, recalled, strict=True):
             example, right = episode.examples[n], right_for(episode, episode.examples[n])
-            made = session.prompt(example.input, found)
-            evidence = [i for i, stored in enumerate(made.stored) if right and stored and right(stored)]
+            own = episode.entries[: example.sees] if keep_own else ()
+            made = session.prompt(example.input, [*found, *own])
+            mine = {episode.entries[e].text for e in example.evidence}
+            read = enumerate(zip(made.stored, made.entries, strict=True))
+            evidence = [i for i, (stored, entry) in read if (right(stored) if stored and right else entry.text in mine)]
             writer.write(
                 replace(
                     made.episode, id=f"{episode.id}/{n}", evidence=[evidence], targets=[example.target],
@@ -121,7 +135,7 @@ def rank(split: Path, session: Session, most: int = 0, report: Report = lambda s
 def best_share(split: Path, session: Session, most: int = 500, report: Report = lambda stage, n: None) -> float | None:
     """How much vectors shall count beside words: what gives the highest MRR over the first examples of a split.
 
-    The smallest of equals, since words are found whatever has been trained; None where it cannot be said what is right.
+    Of equals the nearest to a half; None where too few examples tell, or nothing right was found at all.
     """
     shares, sums, count = [n / 10 for n in range(10)], defaultdict[float, float](float), 0
     for page in pages(_examples(split, most), _AT_ONCE):
@@ -136,7 +150,9 @@ def best_share(split: Path, session: Session, most: int = 500, report: Report = 
                 sums[share] += next((1 / place for place, (id, _) in enumerate(fused, 1) if id in good), 0.0)
         count += len(known)
         report("weighing", count)
-    return max(shares, key=lambda share: (round(sums[share] / count, 4), -share)) if count else None
+    if count < FEWEST or not any(sums.values()):
+        return None
+    return max(shares, key=lambda share: (round(sums[share] / count, 4), -abs(share - 0.5)))
 
 
 def _asked(page: list[tuple[Episode, int]], session: Session) -> tuple[list[Right], list[str], np.ndarray | None]:

@@ -71,7 +71,7 @@ def by_size(
             subset(session, right, size, smaller)
         session.attach(file, namespace)
         ranked = rank(split, session, some, report)
-        recalled = write_recalled(split, scratch / str(size), session, some, report)
+        recalled = write_recalled(split, scratch / str(size), session, some, report, keep_own=True)
         texts = [metric for metric in metrics if metric not in MODEL_METRICS][:1]
         only = replace(config, memories=("learned",), max_examples=some)
         written = evaluate(

@@ -121,6 +121,8 @@ def _fact(head: str, relation: str, tail: str, path: Path, line: int, meta: dict
     return _item(render_triple(*parts), path, "fact", {"triple": parts, **(meta or {})}, line=line)
 
 
+_BESIDE = {"text", "id", "_id", "title", "kind", "url", "source", "date", "author"}
+"""What columns are called that stand beside a text."""
 _HEADS = {("head", "relation", "tail"), ("subject", "predicate", "object"), ("subject", "relation", "object")}
 
 
@@ -130,19 +132,29 @@ def _csv(path: Path, cut: Cut, reject: Reject) -> Iterator[Item]:
     for number, row in read_csv(path, reject, "\t" if plain_suffix(path) == ".tsv" else ","):
         if number == 1:
             names = [c.strip().lower() for c in row]
-            if tuple(names) in _HEADS or "text" in names:
-                continue
+            if "text" not in names or not (len(names) != 3 or {*names} <= _BESIDE):  # triples, of which one may say "text"
+                named, names = tuple(names) in _HEADS, []
+                if not named:
+                    yield from _triple(row, path, number, reject)
+            continue
         try:
-            if "text" in names:
+            if names:
                 if len(row) != len(names):
                     raise DataError(f"{len(row)} fields, expected {len(names)} ({', '.join(names)})", path, number)
                 yield _passage(dict(zip(names, row, strict=True)), path, number)
                 continue
-            if len(row) != 3:
-                raise DataError(f"{len(row)} columns, expected 3: head, relation, tail", path, number)
-            yield _fact(row[0], row[1], row[2], path, number)
+            yield from _triple(row, path, number, reject)
         except DataError as error:
-            reject(error, row)
+            reject(error.at(path, number), row)
+
+
+def _triple(row: list[str], path: Path, number: int, reject: Reject) -> Iterator[Item]:
+    try:
+        if len(row) != 3:
+            raise DataError(f"{len(row)} columns, expected 3: head, relation, tail", path, number)
+        yield _fact(row[0], row[1], row[2], path, number)
+    except DataError as error:
+        reject(error, row)
 
 
 def _passage(record: dict[str, Any], path: Path, number: int) -> Item:

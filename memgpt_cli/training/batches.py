@@ -64,13 +64,15 @@ class EpisodeData(L.LightningDataModule):
         self.manifest = read_manifest(folder)
         self.corpus = open_corpus(folder)
         self.nearest = (
-            Nearest(self.corpus, config.trainer.refresh_every) if self.corpus and config.data.corpus.vectors else None
+            Nearest(self.corpus, config.trainer.refresh_every)
+            if self.corpus and config.data.corpus.vectors and self._renamer() is None
+            else None
         )
         self._resumed: dict[str, int] = {}
 
     def candidates(self, split: str) -> Candidates | None:
         """What the examples of a split bring from the corpus, where there is one."""
-        if self.corpus is None:
+        if self.corpus is None or self._renamer() is not None:  # names of a corpus of own entries would stay as they are
             return None
         return Candidates(self.corpus, self.folder / split, self.config.data.corpus, self._target)
 

@@ -196,6 +196,8 @@ def _saver(config: Config, data: EpisodeData, run: Path) -> Callable[[MemoryModu
     seen = data.manifest["statistics"].get("train", {})
     notes: dict[str, Any] = {"data": str(data.folder), "data_key": data.manifest["key"]}
     notes["seen"] = {name: seen.get(name) for name in NOTED}
+    if "corpus" in data.manifest and not config.data.corpus.own:
+        notes["corpus"] = data.manifest["corpus"]["entries"]
     if config.model.init_from:  # the hub's cache names a snapshot after its commit
         notes["init_from"] = hub.fetch(config.model.init_from, config.model.revision, weights=False).resolve().name
 

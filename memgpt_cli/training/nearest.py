@@ -59,7 +59,8 @@ class Nearest(L.Callback):
         assert self.stream is not None
         first = step + AHEAD
         self._windows[first] = self._search(module.best_guess, [*self._coming(first)])
-        self._windows = dict(sorted(self._windows.items())[-2:])
+        still_read = AHEAD // self.every + 2  # by the batches from this step on
+        self._windows = dict(sorted(self._windows.items())[-still_read:])
 
     def _coming(self, first: int) -> Iterator[tuple[int, int, list[int]]]:
         """Episode, number and input of each example that is read until the next search, by any process."""

@@ -116,12 +116,14 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
         raise DataError(f"field '{options.memory}' is {type(memory).__name__}, expected text or a list")
     references = record.get(options.references) or []
     if isinstance(references, str):
-        references = [r for r in references.split(options.separator) if r] if options.separator else [references]
+        references = (
+            [r.strip() for r in references.split(options.separator) if r.strip()] if options.separator else [references]
+        )
     if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
         raise DataError(f"field '{options.references}' is no list of texts")
     target = text_field(record, options.target) if options.target in record or not references else references[0]
     if options.separator in target and not references and options.separator:
-        references = [r for r in target.split(options.separator) if r.strip()]
+        references = [r.strip() for r in target.split(options.separator) if r.strip()]
         target = references[0] if references else target
     asked = text_field(record, options.input)
     bears = bearing([target, *references]) if options.task == "qa" else None
@@ -129,7 +131,8 @@ def _episode(name: str, record: dict[str, Any], options: RecordOptions) -> Episo
     example = Example(asked, target, len(entries), tuple(references), evidence, options.task)
     meta = {"id": record["id"]} if "id" in record else {}
     if options.evidence != options.memory and (named := record.get(options.evidence)):
-        meta[RESTS_ON] = [str(name) for name in named] if isinstance(named, list) else [str(named)]
+        names = [str(name) for name in named] if isinstance(named, list) else [str(named)]
+        meta[RESTS_ON] = [name for name in names if name.strip()]
     return Episode(name, tuple(entries), (example,), meta)
 
 
