@@ -111,14 +111,13 @@ class Retriever(nn.Module):
         """[.., D] -> [.., D] of length 1: what the store keeps of an entry."""
         return F.normalize(self.key(pooled), dim=-1)
 
-    def by_vectors(self, inputs: Tensor, entries: Tensor) -> Tensor | None:
-        """Means [G, E, D] and [G, N, D] -> scores [G, E, N] of the vectors by themselves, while words are trained beside them.
+    def by_vectors(self, queries: Tensor, vectors: Tensor) -> Tensor | None:
+        """[G, E, D] and [G, N, D] -> scores [G, E, N] of the vectors by themselves, while words are trained beside them.
 
-        What a store compares shall choose as well, and no encoder be bent to it: the losses of these reach the two projections alone.
+        What a store compares shall choose as well: beside words that choose, the losses of what is read teach it nothing.
         """
         if self.words is None or not self.training:
             return None
-        queries, vectors = self.queries(inputs.detach()), self.vectors(entries.detach())
         scores: Tensor = self.words.scale * queries.float() @ vectors.float().transpose(1, 2)
         return scores
 

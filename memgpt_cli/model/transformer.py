@@ -234,7 +234,7 @@ class MemoryTransformer(nn.Module):
         inputs = states[batch.input_index]  # [G, E, S, D]
         memory = states[batch.memory_index]  # [G, M, D]
         shared = words(batch, inputs, memory) if words is not None and kinds.shape[1] else None
-        alone = self.retriever.by_vectors(means[batch.input_text], means[batch.entry_text])
+        alone = self.retriever.by_vectors(queries, vectors)
         choice = self.retriever(queries, vectors, kinds, batch.sees, top_k, only, shared, alone)
         kind = kinds.gather(1, batch.memory_entry).clamp(min=0)  # [G, M]
         timed = self.retriever.timed[kind][..., None]
