@@ -293,7 +293,7 @@ def test_two_processes_have_the_gradients_of_one(tiny_config, facts_data, tmp_pa
     stream = data.stream(world=2)
     first = stream.epoch(0)[:2]
     model = make_model(config, data.tokenizer)
-    batch = stream.make([*first[0], *first[1]], 0)  # what the two processes had, in one
+    batch = stream.make([*first[0], *first[1]], 0, 0)  # what the two processes had, in one
     context = model.read(batch)
     sums = training_sums(batch, context, model.target_logprobs(batch, context), 0.0)
     sums.loss(sums.counts.clamp(min=1), config.optim).backward()

@@ -132,9 +132,8 @@ def _over(
     rng.shuffle(union)
     for row in union:
         ids = tuple(corpus.ids(row))
-        if ids not in there and (
-            ids not in targets or row in named
-        ):  # there already; what is to be written, and not to be read
+        to_be_written = ids in targets and row not in named  # so it is not to be read
+        if ids not in there and not to_be_written:
             place[row] = held.setdefault(ids, len(held))
     kinds = {place[row]: corpus.kind(row) for row in union if row in place}
     first = len(held)
