@@ -11,7 +11,7 @@ from memgpt_cli.data.dataset import EncodedEpisode
 from memgpt_cli.data.pool import borrows
 
 RECALLED = 32
-"""Entries that are recalled from a corpus for an input, at most."""
+"""Entries recalled for an input where nothing else is asked for, however many the examples of training saw: time grows with them."""
 
 
 class Statistics:

@@ -17,7 +17,7 @@ from memgpt_cli.tokenizer import EOS, Tokenizer
 
 Report = Callable[[str, int], None]
 AT_ONCE = 512
-"""Texts that are encoded together."""
+"""Entries that are given vectors, and kept, at a time."""
 MOST_TOKENS = 512
 """Of a text that a vector is made of; what is behind is not compared."""
 

@@ -17,6 +17,7 @@ from memgpt_cli.config import Config, compose, override, user_name
 from memgpt_cli.data.collate import collate
 from memgpt_cli.data.dataset import Seen
 from memgpt_cli.data.guess import quoted
+from memgpt_cli.data.statistics import RECALLED
 from memgpt_cli.errors import CheckpointError, UsageError
 from memgpt_cli.inference.decode import Generated, Hypothesis, OnToken, generate
 from memgpt_cli.inference.encoder import Encoder, Report, add_vectors
@@ -28,9 +29,6 @@ from memgpt_cli.store import Receipt, Store, Stored, Written, open_store
 from memgpt_cli.store.types import now
 from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.training.hardware import prepare
-
-MOST_RECALLED = 32
-"""Where nothing else is asked for, however many entries the examples of training saw: time grows with them."""
 
 
 class Read(NamedTuple):
@@ -189,7 +187,7 @@ class Session:
     def recalled(self) -> int:
         """How many entries are recalled for an input: as configured, else as many as the examples of training saw."""
         asked = self.config.store.recall
-        return asked if asked >= 0 else max(1, min(MOST_RECALLED, self.seen.entries))
+        return asked if asked >= 0 else max(1, min(RECALLED, self.seen.entries))
 
     @property
     def files(self) -> list[Path]:
