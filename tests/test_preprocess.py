@@ -274,6 +274,12 @@ def test_no_split_is_held_out_empty(tmp_path, shares, counts):
     assert tuple(made.get(split, {"episodes": 0})["episodes"] for split in ("train", "valid", "test")) == counts
 
 
+def test_a_split_that_has_a_file_is_not_held_out_as_well(tmp_path):
+    config = records(tmp_path, GOOD, files={"train": "train.jsonl", "valid": "train.jsonl"}, hold_out={"valid": 0.25})
+    with pytest.raises(ConfigError, match=r"give data\.hold_out\.valid=0"):
+        preprocess(config, tmp_path / "out")
+
+
 def test_what_is_held_out_stays_so_when_documents_are_added(tmp_path):
     def tests(count):
         (tmp_path / "r.jsonl").write_text(

@@ -357,11 +357,11 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
     shares = {split: share for split, share in config.hold_out.items() if share}
     if not shares:
         return
+    for split in shares.keys() & staged.keys():
+        raise ConfigError(f"data.files names a file for {split}, and data.hold_out a share: give data.hold_out.{split}=0")
     numbers = all(isinstance(share, int | float) and 0 < share < 1 for share in shares.values())
-    if not numbers or sum(shares.values()) >= 1 or any(split not in SPLITS[1:] or split in staged for split in shares):
-        raise ConfigError(
-            f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test, where data.files names none"
-        )
+    if not numbers or sum(shares.values()) >= 1 or any(split not in SPLITS[1:] for split in shares):
+        raise ConfigError(f"data.hold_out is {config.hold_out}, expected shares below 1 for valid or test")
     train = staged["train"]
     places = np.unique(train.places)
     if len(places) <= len(shares):

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ class Ranked:
 
     entries: int
     ranks: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in RANKINGS})
-    right: set[int] = field(default_factory=set)  # ids of right entries that were found
+    right: list[set[int]] = field(default_factory=list)  # of each example, ids of right entries that were found
 
     def scores(self, by: str, resamples: int) -> list[Score]:
         """recall@k: a right entry is among the first k; MRR over the first `DEPTH`."""
@@ -122,23 +123,27 @@ def rank(split: Path, session: Session, most: int = 0, report: Report = lambda s
     ranked, count = Ranked(store.stats(namespace).entries), 0
     for page in pages(_examples(split, most), _AT_ONCE):
         known, texts, vectors = _asked(page, session)
+        found: list[set[int]] = [set() for _ in known]
         for name, asked in zip(RANKINGS, ((None, texts), (vectors, None), (vectors, texts)), strict=True):
-            for hits, right in zip(store.search(namespace, *asked, k=DEPTH, share=session.share), known, strict=True):
+            ranking = store.search(namespace, *asked, k=DEPTH, share=session.share)
+            for hits, right, ids in zip(ranking, known, found, strict=True):
                 places = [place for place, hit in enumerate(hits, 1) if right(hit.entry)]
                 ranked.ranks[name].append(places[0] if places else 0)
-                ranked.right.update(hits[place - 1].entry.id for place in places[:1])
+                ids.update(hits[place - 1].entry.id for place in places[:1])
+        ranked.right += found
         count += len(page)
         report("ranking", count)
     return ranked
 
 
 def best_share(split: Path, session: Session, most: int = 500, report: Report = lambda stage, n: None) -> float | None:
-    """How much vectors shall count beside words: what gives the highest MRR over the first examples of a split.
+    """How much vectors shall count beside words: what gives the highest MRR over so many examples from all of a split.
 
     Of equals the nearest to a half; None where too few examples tell, or nothing right was found at all.
     """
     shares, sums, count = [n / 10 for n in range(10)], defaultdict[float, float](float), 0
-    for page in pages(_examples(split, most), _AT_ONCE):
+    every = max(1, sum(len(inputs) for _, inputs, *_ in EpisodeDataset(split).lengths()) // most)
+    for page in pages(islice(_examples(split, 0), 0, every * most, every), _AT_ONCE):
         known, texts, vectors = _asked(page, session)
         near = session.store.search(session.namespace, vectors=vectors, k=DEPTH)
         said = session.store.search(session.namespace, texts=texts, k=DEPTH)

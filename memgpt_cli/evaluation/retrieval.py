@@ -62,7 +62,7 @@ def by_size(
         return []
     some = min(filter(None, (config.ablation_examples, config.max_examples)), default=0)
     sizes = [size for size in sorted(sizes) if size < every.entries]
-    right = rank(split, session, some, report).right if sizes else set()
+    right = set[int]().union(*every.right[: some or None])
     whole, namespace, out = session.store.url, session.namespace, []
     for size in (size for size in sizes if size >= len(right)):
         session.attach(whole, namespace)

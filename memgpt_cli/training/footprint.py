@@ -21,17 +21,15 @@ from memgpt_cli import hub
 from memgpt_cli.checkpoint.families import shape_of
 from memgpt_cli.checkpoint.pretrained import describe
 from memgpt_cli.config import Config
-from memgpt_cli.data.candidates import Candidates
 from memgpt_cli.data.collate import collate
-from memgpt_cli.data.corpus import open_corpus
-from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset, read_manifest
+from memgpt_cli.data.dataset import EncodedEpisode, EpisodeDataset
 from memgpt_cli.data.plan import parts_of, plan
 from memgpt_cli.data.pool import read_together
 from memgpt_cli.data.preprocess import is_current
 from memgpt_cli.model import Batch, MemoryTransformer
 from memgpt_cli.model.attention import SelfAttention
 from memgpt_cli.schema import ModelConfig
-from memgpt_cli.tokenizer import load_tokenizer
+from memgpt_cli.training.batches import EpisodeData
 from memgpt_cli.training.losses import training_sums
 from memgpt_cli.training.trainable import choose_trainable, is_inner
 
@@ -215,11 +213,8 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
     if not _has_data(config, root):
         return [_full_batch(config)], 0
     folder = root / config.data.name
-    data = EpisodeDataset(folder / "train")
-    lengths = data.lengths()
-    corpus = open_corpus(folder)
-    encode = load_tokenizer(folder).encode
-    candidates = Candidates(corpus, folder / "train", config.data.corpus, encode) if corpus else None
+    data, trained = EpisodeDataset(folder / "train"), EpisodeData(folder, config)
+    lengths, candidates = data.lengths(), trained.candidates("train")
     planned = plan(parts_of(lengths, budget, candidates.cost if candidates else 0), budget, None)
     encoded = max(planned, key=lambda batch: sum(p.cost for p in batch))
 
@@ -233,7 +228,7 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
         collate(*read_together([data.row(p.episode) for p in b], b, random.Random(1), config.data.distractors, candidates))
         for b in chosen
     ]
-    return made, int(read_manifest(folder)["tokenizer"]["pieces"])
+    return made, int(trained.manifest["tokenizer"]["pieces"])
 
 
 def _full_batch(config: Config) -> Batch:
