@@ -1,7 +1,8 @@
 """Rows and documents as a user may have them, made up by seed: `python docs/own_rows.py SEED FOLDER DOCUMENTS`.
 
 FOLDER gets `rows.csv` (question, answer, context: two questions of each of 1,500 texts), `documents/` (as many text files of the
-same kinds, about others) and `asked.csv` (a question of each of the first 300 of them).
+same kinds, about others), `asked.csv` (a question of each of the first 300 of them) and `questions.csv` (question, answer: two of each of the
+1,500 that follow; no row says which document holds its answer).
 """
 
 import csv
@@ -93,9 +94,17 @@ with open(folder / "rows.csv", "w", newline="", encoding="utf-8") as file:
 with open(folder / "asked.csv", "w", newline="", encoding="utf-8") as file:
     rows = csv.writer(file)
     rows.writerow(["question", "answer", "context"])
+    others: list[Asked] = []
     for n in range(documents):
         text, asked = rng.choice(KINDS)()
         (folder / "documents" / f"{n:05}.txt").write_text(text + "\n", encoding="utf-8")
         if n < 300:
             questions, answer = rng.choice(asked)
             rows.writerow([rng.choice(questions), answer, text])
+        else:
+            others.append(asked)
+with open(folder / "questions.csv", "w", newline="", encoding="utf-8") as file:
+    rows = csv.writer(file)
+    rows.writerow(["question", "answer"])
+    for asked in others[:1500]:
+        rows.writerows([rng.choice(questions), answer] for questions, answer in rng.sample(asked, 2))

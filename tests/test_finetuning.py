@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from rich.console import Console
+from test_corpus import write_questions
 
 from memgpt_cli.checkpoint import fingerprint, load_model, load_pretrained
 from memgpt_cli.config import Config, compose
@@ -203,6 +204,36 @@ def test_a_preset_of_ones_own_may_start_from_pretrained_weights(tmp_path):
     assert compose(["model=mine"], tmp_path).optim.lr == 1e-4
     mixed = compose(["experiment=mine"], tmp_path)
     assert (mixed.optim.lr, mixed.optim.clip) == (1e-4, 0.5)
+
+
+def test_pretrained_weights_are_trained_over_a_corpus(t5_folder, tmp_path):
+    """`experiment=flan_t5_corpus` from another checkpoint: words are learned beside its vectors."""
+    write_questions(tmp_path / "raw")
+    small = [f"trainer.{k}={v}" for k, v in (TRAINER | {"accelerator": "cpu", "precision": "32-true"}).items()]
+    config = compose(
+        [
+            "experiment=flan_t5_corpus",
+            f"data.path={tmp_path}/raw",
+            "data.files={train:train.csv,valid:valid.csv}",
+            "data.hold_out.valid=0",
+            "data.options={input:question,target:answer,references:answers}",
+            f"data.corpus={tmp_path}/raw/facts.tsv",
+            f"model.init_from={t5_folder}",  # on top of the experiment it takes the place of its model
+            "model.memory.words=true",
+            "data.options.separator=|",
+            *small,
+        ]
+    )
+    assert (config.model.memory.words, config.model.memory.gate, config.preset) == (True, True, "pretrained")
+    made = preprocess(config.data, tmp_path / "data")
+    before = load_pretrained(t5_folder)
+    train(config, made.folder, tmp_path / "run", Console(quiet=True))
+    trained, _, _ = load_model(tmp_path / "run" / "model")
+    words = trained.retriever.words
+    assert words is not None
+    assert words.input.abs().sum() > 0
+    assert words.same.unique().numel() < words.same.numel(), "pieces with and without a space before them are one"
+    assert not torch.equal(before.embedding.weight, trained.embedding.weight[: len(before.embedding.weight)])
 
 
 def test_one_folder_is_one_folder_however_it_is_written(t5_folder, monkeypatch):
