@@ -51,7 +51,7 @@ class Teller(Voice):
         if begun and self.rng.random() < 0.2:  # lists grow
             return self.rng.choice(begun)
         for _ in range(50):
-            relation = self.rng.choices(self.relations, [3 if each.key == "phrase" else 1 for each in self.relations])[0]
+            relation = self.rng.choices(self.relations, [6 if each.key == "phrase" else 1 for each in self.relations])[0]
             slot = Slot(relation, self._key(relation.key) if relation.key else "")
             if len(self.told.get(slot, ())) < (LIST if relation.many else 1) and not self._told_otherwise(slot):
                 break
