@@ -211,6 +211,7 @@ def test_a_foreign_memgpt_is_warned_of(tmp_path):
 
 def test_commands_of_the_documents_exist():
     """Every `memgpt …` line in a code block of the README and docs names a command there is, with settings that compose."""
+    import itertools
     import re
     import shlex
 
@@ -224,7 +225,9 @@ def test_commands_of_the_documents_exist():
                 line = line.removeprefix("$ ").split("#")[0].strip()
                 if not line.startswith("memgpt "):
                     continue
-                words = shlex.split(line.split("<")[0].split("|")[0].split(">")[0])[1:]
+                parts = shlex.shlex(line, posix=True, punctuation_chars="|<>")
+                parts.whitespace_split = True
+                words = list(itertools.takewhile(lambda word: word not in ("|", "<", ">"), parts))[1:]
                 if words[0].startswith("-"):
                     continue
                 assert words[0] in known, f"{file.name}: {line}"
