@@ -227,7 +227,7 @@ def test_commands_of_the_documents_exist():
                     continue
                 parts = shlex.shlex(line, posix=True, punctuation_chars="|<>")
                 parts.whitespace_split = True
-                words = list(itertools.takewhile(lambda word: word not in ("|", "<", ">"), parts))[1:]
+                words = list(itertools.takewhile(lambda word: word.strip("|<>"), parts))[1:]
                 if words[0].startswith("-"):
                     continue
                 assert words[0] in known, f"{file.name}: {line}"

@@ -357,7 +357,7 @@ def _hold_out(config: DataConfig, staged: dict[str, Staged], changes: dict[str, 
     shares = {split: share for split, share in config.hold_out.items() if share}
     if not shares:
         return
-    for split in shares.keys() & staged.keys():
+    for split in (each for each in shares if each in staged):
         raise ConfigError(f"data.files names a file for {split}, and data.hold_out a share: give data.hold_out.{split}=0")
     numbers = all(isinstance(share, int | float) and 0 < share < 1 for share in shares.values())
     if not numbers or sum(shares.values()) >= 1 or any(split not in SPLITS[1:] for split in shares):

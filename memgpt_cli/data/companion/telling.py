@@ -11,6 +11,9 @@ from memgpt_cli.data.dialogue import Dialogue, Turn
 from memgpt_cli.schema import Example
 
 USER, BOT = "user", "bot"
+PHRASES = 6
+"""How often a phrase that stands for another is told beside other things: its wordings name the two in either order, and half as
+often it was told wrong in two full trainings of three."""
 
 Telling = tuple[str, str, list[tuple[Slot, str]]]
 """A message that tells something, what confirms it, and what it tells."""
@@ -50,8 +53,9 @@ class Teller(Voice):
         begun = [slot for slot, told in self.told.items() if slot.relation.many and len(told) < LIST]
         if begun and self.rng.random() < 0.2:  # lists grow
             return self.rng.choice(begun)
+        often = [PHRASES if each.key == "phrase" else 1 for each in self.relations]
         for _ in range(50):
-            relation = self.rng.choices(self.relations, [6 if each.key == "phrase" else 1 for each in self.relations])[0]
+            relation = self.rng.choices(self.relations, often)[0]
             slot = Slot(relation, self._key(relation.key) if relation.key else "")
             if len(self.told.get(slot, ())) < (LIST if relation.many else 1) and not self._told_otherwise(slot):
                 break

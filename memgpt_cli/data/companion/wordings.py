@@ -70,7 +70,8 @@ def of_split(wordings: Sequence[T], split: str, known: bool = False) -> tuple[T,
 def plainness(wordings: tuple[str, ...]) -> list[float]:
     """How often each is said beside the others, summed up: half of the time all alike, else a plain short sentence before a long story."""
     short = [(8 + sum(2 if ord(letter) > 0x2E80 else 1 for letter in text)) ** -2 for text in wordings]
-    return [*accumulate(each / sum(short) + 1 / len(short) for each in short)]
+    total = sum(short)
+    return [*accumulate(each / total + 1 / len(short) for each in short)]
 
 
 def _read(name: str) -> Any:
