@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -340,9 +341,14 @@ def trained(data: tuple[Path, DataConfig], run: Path, **changes: object) -> Conf
     return config
 
 
-@pytest.mark.parametrize(("every", "stop"), [(3, 2), (3, 4), (3, 7), (1, 5), (2, 6)])
-def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, every, stop):
-    """Also just before, at and after a search of the corpus by the model: losses and weights are the same to the bit."""
+@pytest.mark.parametrize(
+    ("every", "stop", "beside"),
+    [(3, 2, False), (3, 4, False), (3, 7, False), (1, 5, False), (2, 6, False), (6, 6, True), (6, 7, True), (6, 9, True)],
+)
+def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, monkeypatch, every, stop, beside):
+    """Also just before, at and after a search of the corpus by the model, and while one goes on beside the training: losses
+    and weights are the same to the bit."""
+    monkeypatch.setattr("memgpt_cli.training.nearest.beside_training", lambda on_gpu: beside)
     trained(people_data, tmp_path / "whole", refresh_every=every)
     trained(people_data, tmp_path / "parts", refresh_every=every)
     for checkpoint in (tmp_path / "parts/checkpoints").iterdir():
@@ -381,6 +387,30 @@ def test_the_model_searches_the_corpus_itself(people_data, tmp_path, monkeypatch
     trained(people_data, tmp_path / "run")
     assert len(seen) == 3
     assert all(0 < len(found) <= 60 for found in seen)
+
+
+def test_training_goes_on_while_the_model_searches(people_data, tmp_path, monkeypatch):
+    """With cores to spare: the steps up to half a window later do not wait for what is found, and it is read from there on."""
+    from memgpt_cli.training.nearest import Nearest
+
+    search, step, asked = Nearest._search, Nearest.on_train_batch_end, []
+    passed = threading.Event()
+
+    def searched(self, model, coming):
+        assert passed.wait(60), "training waited for the search"
+        return search(self, model, coming)
+
+    def stepped(self, trainer, *rest):
+        step(self, trainer, *rest)
+        asked.append((trainer.global_step, bool(self._windows)))
+        if trainer.global_step == 9:
+            passed.set()
+
+    monkeypatch.setattr("memgpt_cli.training.nearest.beside_training", lambda on_gpu: True)
+    monkeypatch.setattr(Nearest, "_search", searched)
+    monkeypatch.setattr(Nearest, "on_train_batch_end", stepped)
+    trained(people_data, tmp_path / "run", refresh_every=8, max_steps=14, checkpoint_every=14, val_every=14)
+    assert [step for step, found in asked if not found] == [*range(1, 10)]
 
 
 def test_ranks_over_the_whole_store_are_those_of_a_plain_search(people_data, tmp_path, monkeypatch):
