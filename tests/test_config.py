@@ -120,3 +120,10 @@ def test_presets_of_pretrained_models_bring_their_optimiser():
     assert compose(["model=flan_t5_base", "optim=adamw"]).optim.average == 0.999
     with pytest.raises(ConfigError, match=r"model.n_heads comes from the checkpoint"):
         compose(["model=flan_t5_base", "model.n_heads=2"])
+
+
+def test_pretrained_weights_over_a_corpus_are_asked_for_its_evidence():
+    over = compose(["data=records", "model.init_from=google/flan-t5-base", "data.corpus=docs"])
+    assert (over.model.memory.words, over.optim.evidence_weight) == (True, 0.5)
+    given = compose(["data=records", "model.init_from=google/flan-t5-base", "data.corpus=docs", "model.memory.words=false"])
+    assert (given.model.memory.words, given.optim.evidence_weight) == (False, 0.5)

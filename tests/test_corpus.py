@@ -1,12 +1,14 @@
 """A corpus: entries that belong to no episode, from a file to what an example is trained on and what is read for its answer."""
 
 import csv
+import itertools
 import json
 import random
 import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,15 +25,16 @@ from memgpt_cli.data.guess import guess
 from memgpt_cli.data.plan import Part
 from memgpt_cli.data.pool import over_corpus
 from memgpt_cli.data.preprocess import preprocess
-from memgpt_cli.errors import ConfigError
+from memgpt_cli.errors import ConfigError, UsageError
 from memgpt_cli.evaluation.recalled import rank
 from memgpt_cli.files import strangers
 from memgpt_cli.schema import ModelConfig
 from memgpt_cli.store import open_store
 from memgpt_cli.tokenizer import load_tokenizer
 from memgpt_cli.training.batches import EpisodeData
-from memgpt_cli.training.fit import train
+from memgpt_cli.training.fit import make_model, train
 from memgpt_cli.training.losses import _evidence
+from memgpt_cli.training.nearest import Nearest
 
 TINY = {"d_model": 32, "n_heads": 2, "d_kv": 16, "d_ff": 48, "n_encoder_layers": 1, "n_decoder_layers": 1, "dropout": 0.0}
 TOWNS = ("Bergen", "Lund", "Porto", "Graz", "Delft", "Cork", "Bruges", "Turku", "Gdansk", "Sibiu")
@@ -343,20 +346,23 @@ def trained(data: tuple[Path, DataConfig], run: Path, **changes: object) -> Conf
 
 @pytest.mark.parametrize(
     ("every", "stop", "beside"),
-    [(3, 2, False), (3, 4, False), (3, 7, False), (1, 5, False), (2, 6, False), (6, 6, True), (6, 7, True), (6, 9, True)],
+    [
+        *((3, 2, False), (3, 3, False), (3, 4, False), (3, 7, False), (1, 5, False), (2, 6, False)),
+        *((6, 6, True), (6, 7, True), (6, 8, True), (6, 9, True), (1, 5, True), (4, 8, True)),
+    ],
 )
-def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, monkeypatch, every, stop, beside):
+def test_a_resumed_training_reads_what_it_would_have_read(people_data, tmp_path, every, stop, beside):
     """Also just before, at and after a search of the corpus by the model, and while one goes on beside the training: losses
     and weights are the same to the bit."""
-    monkeypatch.setattr("memgpt_cli.training.nearest.beside_training", lambda on_gpu: beside)
-    trained(people_data, tmp_path / "whole", refresh_every=every)
-    trained(people_data, tmp_path / "parts", refresh_every=every)
+    changes = {"refresh_every": every, "refresh_beside": beside}
+    trained(people_data, tmp_path / "whole", **changes)
+    trained(people_data, tmp_path / "parts", **changes)
     for checkpoint in (tmp_path / "parts/checkpoints").iterdir():
         if int(checkpoint.name[5:]) > stop:
             for file in checkpoint.iterdir():
                 file.unlink()
             checkpoint.rmdir()
-    trained(people_data, tmp_path / "parts", refresh_every=every)
+    trained(people_data, tmp_path / "parts", **changes)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     weights = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
@@ -366,7 +372,6 @@ def test_the_model_searches_the_corpus_itself(people_data, tmp_path, monkeypatch
     """What is found near the examples to come is what a plain product of all vectors finds."""
     from memgpt_cli.model.pooling import means
     from memgpt_cli.tokenizer import EOS
-    from memgpt_cli.training.nearest import Nearest
 
     seen = []
     search = Nearest._search
@@ -390,9 +395,7 @@ def test_the_model_searches_the_corpus_itself(people_data, tmp_path, monkeypatch
 
 
 def test_training_goes_on_while_the_model_searches(people_data, tmp_path, monkeypatch):
-    """With cores to spare: the steps up to half a window later do not wait for what is found, and it is read from there on."""
-    from memgpt_cli.training.nearest import Nearest
-
+    """The steps up to half a window later, and a checkpoint at each of them, do not wait for what is found."""
     search, step, asked = Nearest._search, Nearest.on_train_batch_end, []
     passed = threading.Event()
 
@@ -406,11 +409,52 @@ def test_training_goes_on_while_the_model_searches(people_data, tmp_path, monkey
         if trainer.global_step == 9:
             passed.set()
 
-    monkeypatch.setattr("memgpt_cli.training.nearest.beside_training", lambda on_gpu: True)
     monkeypatch.setattr(Nearest, "_search", searched)
     monkeypatch.setattr(Nearest, "on_train_batch_end", stepped)
-    trained(people_data, tmp_path / "run", refresh_every=8, max_steps=14, checkpoint_every=14, val_every=14)
+    trained(people_data, tmp_path / "run", refresh_every=8, refresh_beside=True, max_steps=14)
     assert [step for step, found in asked if not found] == [*range(1, 10)]
+
+
+def test_a_search_is_given_up_when_training_ends_early(people_data, tmp_path, monkeypatch):
+    begun, ended = threading.Event(), []
+
+    def searched(self, model, coming):
+        begun.set()
+        ended.append(self._stop.wait(60))
+        return torch.zeros(0, 2), torch.zeros(0, 1)
+
+    def stepped(self, trainer, *rest):
+        if trainer.global_step == 9:
+            assert begun.wait(60)
+            raise MemoryError("of this test")
+
+    monkeypatch.setattr(Nearest, "_search", searched)
+    monkeypatch.setattr(Nearest, "on_train_batch_end", stepped)
+    with pytest.raises(MemoryError, match="of this test"):
+        trained(people_data, tmp_path / "run", refresh_every=8, refresh_beside=True, max_steps=14)
+    assert ended == [True]
+
+
+def test_with_other_devices_the_coming_batches_are_searched_for(people_data, tmp_path):
+    """Where two processes read batches 0 to 4, one goes on with batch 8 at step 4: what was found for others is dropped."""
+    config = Config(data=people_data[1], model=ModelConfig(**TINY), trainer=TrainerConfig(max_steps=12, batch_tokens=700))
+    data = EpisodeData(people_data[0], config)
+    nearest = data.nearest
+    assert nearest is not None
+    nearest.load_state_dict({"offset": 0, "windows": [[5, torch.tensor([[0, 0]]), torch.tensor([[1]])]], "searching": None})
+    data.stream(start=8)
+    nearest.every = 4
+    nearest.on_train_start(SimpleNamespace(global_step=4), None)
+    assert nearest(6) == {}
+    module = SimpleNamespace(best_guess=make_model(config, data.tokenizer))
+    nearest.on_train_batch_start(SimpleNamespace(global_step=4, max_steps=12), module, None, 0)
+    coming = {
+        (part.episode, n)
+        for number, _, batches in itertools.islice(data.stream().plans(10), 4)
+        for part in batches[0]
+        for n in range(part.first, part.last)
+    }
+    assert set(nearest(10)) == coming
 
 
 def test_ranks_over_the_whole_store_are_those_of_a_plain_search(people_data, tmp_path, monkeypatch):
@@ -487,3 +531,37 @@ def test_from_a_csv_and_a_corpus_to_scores_over_all_of_it(terminal):
     shown = terminal("eval", "--run", "r", "eval.corpus_sizes=[40]", "eval.split=valid")
     assert "found among all entries of the store" in shown.out
     assert "recall@32" in shown.out
+
+
+def test_training_in_bf16_reads_a_corpus(people_data, tmp_path):
+    words = replace(ModelConfig(**TINY), copy=False, memory=replace(ModelConfig(**TINY).memory, words=True))
+    trainer = TrainerConfig(max_steps=4, batch_tokens=700, val_batches=1, refresh_every=2, threads=1, precision="bf16-true")
+    config = Config(data=people_data[1], model=words, trainer=trainer)
+    train(config, people_data[0], tmp_path / "run", Console(quiet=True))
+    with pytest.raises(UsageError, match="bf16-mixed"):
+        train(replace(config, model=replace(words, copy=True)), people_data[0], tmp_path / "other", Console(quiet=True))
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+
+
+def test_files_of_the_data_are_no_documents_of_their_corpus(tmp_path):
+    """Else a question would read its own answer; what cannot be read is counted."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    rows = [{"question": f"Where is P{n}?", "answer": f"City{n}", "note": "x"} for n in range(20)]
+    with open(folder / "rows.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer", "note"])
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "all.txt").write_text("".join(f"P{n} is in City{n}.\n\n" for n in range(20)))
+    (folder / "old.docx").write_bytes(b"PK")
+    config = DataConfig(
+        name="mine", source="records", path=str(folder), files={"train": ["rows.csv"]}, hold_out={"valid": 0.1},
+        options={"input": "question", "target": "answer"}, corpus=CorpusConfig(path=str(folder), chunk=40),
+        tokenizer=TokenizerConfig(vocab_size=300),
+    )  # fmt: skip
+    made = preprocess(config, tmp_path / "data")
+    with open_store(str(made.folder / "corpus/memory.sqlite"), create=False) as store:
+        assert not any("Where is" in entry.text for entry in store.all("corpus"))
+    changes = made.manifest["corpus"]["changes"]
+    assert changes["files of the data themselves, no documents"] == 1
+    assert changes[".docx files, which cannot be read"] == 1

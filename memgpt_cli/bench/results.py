@@ -2,16 +2,15 @@
 
 import json
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from memgpt_cli.checkpoint.runs import WEIGHTS
+from memgpt_cli.checkpoint.runs import WEIGHTS, scores_folder
 from memgpt_cli.errors import UsageError
-
-EVAL = "eval"
 
 
 def results_page(runs: Sequence[Path], command: str) -> str:
@@ -21,7 +20,7 @@ def results_page(runs: Sequence[Path], command: str) -> str:
     """
     parts = ["# Results", f"Printed by `{command}` from the JSON in the runs' folders; intervals are 95 % bootstrap ones."]
     for run in runs:
-        files = sorted((run / EVAL).glob("*.json"))
+        files = sorted(scores_folder(run).glob("*.json"))
         if not files:
             raise UsageError(f"{run} holds no scores: memgpt eval --run {run.name} makes some")
         parts += [f"## {run.name}", _described(run)]
@@ -45,7 +44,7 @@ def _described(run: Path) -> str:
 
 
 def _command(run: Path, config: dict[str, Any]) -> str:
-    return " ".join(["memgpt train", *config.get("given", (f"run={run.name}",))])
+    return shlex.join(["memgpt", "train", *config.get("given", (f"run={run.name}",))])
 
 
 def _scores(run: Path, file: Path, conditions: dict[str, list[dict[str, Any]]]) -> Iterator[str]:

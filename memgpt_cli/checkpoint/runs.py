@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
 RUNS_ROOT = Path("runs")
+BUNDLED = Path(str(resources.files("memgpt_cli") / "data" / "bundled" / "companion"))
+"""A trained companion that comes with the program: what there is to talk with before anything is trained here."""
+EVAL = "eval"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 ENTRY_VECTOR = ("encoder.", "embedding.", "retriever.key.")  # the parameters that make an entry's vector
 TREE_TENSORS, TREE_JSON = "state.safetensors", "state.json"
@@ -153,16 +157,21 @@ def run_folders(root: Path) -> Iterator[Path]:
 
 
 def find_run(name: str, root: Path) -> Path:
-    """The run of this name or path, or the newest one; raises CheckpointError with what there is."""
+    """The run of this name or path, or the newest one, or where there is none the bundled one.
+
+    Raises CheckpointError with what there is.
+    """
     if name:
-        for folder in (root / name, Path(name)):
+        for folder in (root / name, Path(name), BUNDLED.parent / name):
             if (folder / "model" / WEIGHTS).is_file():
                 return folder
         known = [p.name for p in run_folders(root)]
         raise CheckpointError(
             f"no trained run '{name}' in {root}.{' Runs: ' + ', '.join(known) if known else ' Type memgpt train first.'}"
         )
-    newest = next(run_folders(root), None)
-    if newest is None:
-        raise CheckpointError(f"no trained run in {root}: type memgpt train first")
-    return newest
+    return next(run_folders(root), BUNDLED)
+
+
+def scores_folder(run: Path) -> Path:
+    """Where what is measured of a run is kept: inside it, or below `runs/` for the bundled one."""
+    return (RUNS_ROOT / run.name if run == BUNDLED else run) / EVAL

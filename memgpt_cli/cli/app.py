@@ -106,6 +106,9 @@ def data_folder(data: "DataConfig") -> Path:
     out = console(stderr=True)
     if not result.already_there:
         out.print(f"preprocessed {data.name} into {result.folder}", markup=False)
+        for split, what, n in changes_of(result.manifest):
+            if "corpus" in (split, *what.split()):
+                out.print(f"  {split}: {what}: {n:,}", markup=False, highlight=False)
     counted = result.manifest["statistics"] | ({"the corpus": c} if (c := result.manifest.get("corpus")) else {})
     rejected = {s: n for s, v in counted.items() if (n := v["changes"].get("records rejected"))}
     if rejected:
@@ -113,6 +116,12 @@ def data_folder(data: "DataConfig") -> Path:
         said = f"records that could not be read, and are left out: {counts}; see {result.folder / REJECTS}"
         out.print(said, style="yellow", markup=False)
     return result.folder
+
+
+def changes_of(manifest: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Split or corpus, what was changed, left out or looked for there, and how often."""
+    counted = manifest["statistics"] | ({"corpus": corpus} if (corpus := manifest.get("corpus")) else {})
+    return [(split, *item) for split, s in counted.items() for item in s["changes"].items()]
 
 
 def own_data(overrides: list[str] | None) -> list[str]:

@@ -160,12 +160,13 @@ def _save(session: "Session", name: str, rows: list[dict[str, object]]) -> Path 
     """Leaves what was measured in the run's folder, for `memgpt bench results`; pretrained weights have none."""
     import json
 
+    from memgpt_cli.checkpoint.runs import scores_folder
     from memgpt_cli.files import write_text
 
     if session.folder is None:
         return None
-    saved = session.folder / "eval" / f"bench-{name}.json"
-    saved.parent.mkdir(exist_ok=True)
+    saved = scores_folder(session.folder) / f"bench-{name}.json"
+    saved.parent.mkdir(parents=True, exist_ok=True)
     write_text(saved, json.dumps(rows, indent=1))
     return saved
 

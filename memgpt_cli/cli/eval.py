@@ -59,6 +59,7 @@ def evaluate_command(
     """Score a trained model, with its memory as learned, shuffled, empty, or given by an oracle; or recalled from a store."""
     from dataclasses import asdict
 
+    from memgpt_cli.checkpoint.runs import scores_folder
     from memgpt_cli.evaluation.evaluate import save_results
     from memgpt_cli.evaluation.memories import check_memories
     from memgpt_cli.evaluation.metrics import check_metrics
@@ -78,9 +79,9 @@ def evaluate_command(
         name = "+".join(f.stem for f in file) if file else config.eval.split
         name += "-store" if session.recall else ""
     assert session.folder is not None
-    saved = save_results(session.folder / "eval", name, conditions)
+    saved = save_results(scores_folder(session.folder), name, conditions)
     if found:
-        save_retrieval(session.folder / "eval", name, found)
+        save_retrieval(scores_folder(session.folder), name, found)
     if as_json:
         scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
         print_json(scores | ({"retrieval": [asdict(r) for r in found]} if found else {}))

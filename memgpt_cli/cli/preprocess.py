@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memgpt_cli.cli.app import DATA_ROOT, ConfigDir, Json, Overrides, app, console, own_data, print_json, progress
+from memgpt_cli.cli.app import DATA_ROOT, ConfigDir, Json, Overrides, app, changes_of, console, own_data, print_json, progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,15 +34,13 @@ def preprocess(
     out = console()
     if result.already_there:
         out.print(f"{result.folder} is up to date: same source, same settings. Nothing to do (--force builds it again).")
-        return
     out.print(_statistics(result.manifest["statistics"], config.data.name))
-    changes = [(split, *item) for split, s in result.manifest["statistics"].items() for item in s["changes"].items()]
     if corpus := result.manifest.get("corpus"):
         length = corpus["entry tokens"]
         out.print(
             f"  corpus: {corpus['entries']:,} entries, {corpus['tokens']:,} tokens ({length['mean']:,} / {length['p95']:,} / {length['max']:,})"
         )
-        changes += [("corpus", *item) for item in corpus["changes"].items()]
+    changes = changes_of(result.manifest)
     for split, what, count in changes:
         out.print(f"  {split}: {what}: {count:,}")
     if not changes:

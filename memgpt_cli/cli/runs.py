@@ -27,7 +27,9 @@ def list_(context: typer.Context, as_json: Json = False) -> None:
         print_json(rows)
         return
     if not rows:
-        console().print(f"no trained run in {RUNS_ROOT}/: type memgpt train first")
+        console().print(
+            f"no trained run in {RUNS_ROOT}/: memgpt train makes one; memgpt chat talks with the companion that comes along"
+        )
         return
     table = Table("run", "data", "step", "validation loss", "exact %")
     for row in rows:
@@ -57,7 +59,7 @@ def _row(folder: Path) -> dict[str, Any]:
 def show(run: Annotated[str, typer.Argument(help="Its name or folder.")], as_json: Json = False) -> None:
     """Show what a run is: its model, its data, what its examples saw, its scores, and what of the defaults it changes."""
     from memgpt_cli.checkpoint import find_run
-    from memgpt_cli.checkpoint.runs import RUNS_ROOT, fingerprint
+    from memgpt_cli.checkpoint.runs import RUNS_ROOT, fingerprint, scores_folder
     from memgpt_cli.checkpoint.untrusted import describe_run
     from memgpt_cli.config import Config, to_dict
     from memgpt_cli.data.dataset import Seen
@@ -67,7 +69,7 @@ def show(run: Annotated[str, typer.Argument(help="Its name or folder.")], as_jso
     seen = Seen.of(described.notes.get("seen"))
     plain, own = (dict(_flat(to_dict(config))) for config in (Config(), described.config))
     changed = {name: value for name, value in own.items() if plain.get(name) != value}
-    scores = {p.stem.removesuffix("-scores"): _scores(p) for p in sorted((folder / "eval").glob("*-scores.json"))}
+    scores = {p.stem.removesuffix("-scores"): _scores(p) for p in sorted(scores_folder(folder).glob("*-scores.json"))}
     row = _row(folder) | {"fingerprint": fingerprint(folder / "model"), "seen": vars(seen)}
     if as_json:
         print_json({**row, "settings": changed, "scores": scores})

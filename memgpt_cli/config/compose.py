@@ -17,6 +17,7 @@ from memgpt_cli.schema import ModelConfig
 _FREE_KEYS = ("data.options", "data.files", "data.hold_out")  # mappings whose keys depend on the source, which checks them
 
 _BRING_EXPERIMENT = ("companion", "records")  # data that is trained as the experiment of its name, where none is named
+_OVER_A_CORPUS = {"model.memory.words": "true", "optim.evidence_weight": "0.5"}  # else evidence is found and never asked for
 _SHORT = {"data.augment.rename=auto": "data.augment.rename.auto=true", "data.corpus=": "data.corpus.path="}
 
 
@@ -92,6 +93,8 @@ def _for_pretrained(overrides: list[str], config_dir: Path | None, raw: dict[str
     if raw["presets"]["optim"] != "finetune" and "optim" not in given:
         added["optim"] = "finetune"
     presets = [f"{group}={name}" for group, name in added.items()]
+    if raw["data"]["corpus"]["path"] not in ("", "own") and not raw["presets"].get("experiment"):
+        presets += [f"{name}={value}" for name, value in _OVER_A_CORPUS.items() if name not in given]
     if presets:
         raw = _compose([*presets, *overrides], config_dir)
     if "model.init_from" in given:

@@ -70,6 +70,7 @@ class TrainerConfig:
     val_batches: int = 20  # batches of a validation; 0 for the whole split
     patience: int = 0  # validations without a better score before training stops; 0 never stops early
     refresh_every: int = 250  # steps after which the model searches its corpus anew for entries that are hard to tell apart
+    refresh_beside: bool = False  # train on while it searches: with cores that trainer.threads leaves free, or on a GPU
     checkpoint_every: int = 250  # steps between checkpoints
     keep_checkpoints: int = 2  # the last ones
     log_every: int = 25  # steps between lines of history.jsonl

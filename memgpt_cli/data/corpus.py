@@ -9,11 +9,11 @@ import hashlib
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -47,14 +47,24 @@ def is_store(path: str) -> bool:
     return "://" in path or plain_suffix(Path(path)) == ".sqlite"
 
 
-def corpus_files(config: CorpusConfig) -> list[Path]:
-    """The documents of a corpus that is no store; raises ConfigError where there are none."""
+def corpus_files(config: CorpusConfig, asked: Iterable[Path] = (), left_out: "Counter[str] | None" = None) -> list[Path]:
+    """The documents of a corpus that is no store; raises ConfigError where there are none.
+
+    Args:
+        asked: files of the data themselves: where a folder or a glob holds one it is no document, since its answers stand in it.
+        left_out: counts those, and what cannot be read.
+    """
     given = Path(config.path).expanduser()
     magic = glob.has_magic(str(given)) and not given.exists()
     named = [Path(p) for p in sorted(glob.glob(str(given), recursive=True))] if magic else [given]
     if not named or not all(path.exists() for path in named):
         raise ConfigError(f"data.corpus={config.path}: no such file or folder")
-    files, left = find_documents(named)
+    own, (found, left) = {path.resolve() for path in asked}, find_documents(named)
+    files = [path for path in found if path == given or path.resolve() not in own]
+    if left_out is not None:
+        left_out["files of the data themselves, no documents"] += len(found) - len(files)
+        for path in left:
+            left_out[f"{plain_suffix(path) or path.name} files, which cannot be read"] += 1
     if not files:
         kinds = ", ".join(sorted({p.suffix or p.name for p in left})[:8])
         raise ConfigError(
@@ -72,52 +82,19 @@ def digest(config: CorpusConfig) -> str:
     return found.hexdigest()
 
 
-def _items(config: CorpusConfig, reject: Reject) -> Iterator[Item]:
+def _items(config: CorpusConfig, documents: Sequence[Path], reject: Reject) -> Iterator[Item]:
     if is_store(config.path):
         with open_store(config.path, create=False) as store:
             for e in store.all(config.namespace or user_name()):
                 if e.searchable:
                     yield Item(e.text, e.kind, e.meta, e.provenance[0] if e.provenance else {})
         return
-    for path in corpus_files(config):
+    for path in documents:
         for found in read_document(path, Cut(config.chunk)):
             if isinstance(found, DataError):
                 reject(found, None)
             else:
                 yield found
-
-
-def fill(config: CorpusConfig, folder: Path, own: Iterable[Entry], reject: Reject, report: Report) -> "tuple[Store, Names]":
-    """The corpus in a store of its own below `folder`, and what its entries are called; exact duplicates are one entry.
-
-    Args:
-        own: the entries of the training examples, of which it is made where `data.corpus=own`.
-
-    Raises DataError where it is empty.
-    """
-    folder.mkdir(mode=0o700)  # what comes from somebody's store is nobody else's to read
-    store, names, count = open_store(str((folder / STORE).absolute()), create=True), Names(), 0
-    items = (Item(e.text, e.kind) for e in own) if config.own else _items(config, reject)
-    for page in pages(items):
-        for item, id in zip(page, store.put(NAMESPACE, page).ids, strict=True):
-            names.add(item, id)
-        count += len(page)
-        report("reading the corpus", count)
-    if not count:
-        where = f" in the namespace '{config.namespace or user_name()}'" if is_store(config.path) else ""
-        store.close()
-        raise DataError(
-            f"data.corpus={config.path} holds no entry{where}" + " (data.corpus.namespace names another)" * bool(where)
-        )
-    names.close()
-    return store, names
-
-
-def sample(store: Store, seed: int, chars: int) -> Iterator[str]:
-    """Texts for a tokenizer to learn from, some `chars` in all, from everywhere in the corpus."""
-    share = chars / max(1, sum(len(entry.text) for entry in store.all(NAMESPACE)))
-    rng = random.Random(seed)
-    return (entry.text for entry in store.all(NAMESPACE) if share >= 1 or rng.random() < share)
 
 
 @dataclass
@@ -130,9 +107,53 @@ class Counted:
     changes: Counter[str] = field(default_factory=Counter)
 
 
-def write_rows(store: Store, config: DataConfig, tokenizer: Tokenizer, folder: Path, report: Report) -> Counted:
-    """The store's entries as they are read: cleaned, within `data.limits`, as token ids."""
-    counted = Counted()
+def fill(
+    config: CorpusConfig, folder: Path, own: Iterable[Entry], asked: Iterable[Path], reject: Reject, report: Report
+) -> "tuple[Store, Names, Counted]":
+    """The corpus in a store of its own below `folder`, what its entries are called, and what was left out; exact duplicates
+    are one entry.
+
+    Args:
+        own: the entries of the training examples, of which it is made where `data.corpus=own`.
+        asked: files of the data themselves, which are no documents.
+
+    Raises DataError where it is empty.
+    """
+    folder.mkdir(mode=0o700)  # what comes from somebody's store is nobody else's to read
+    store, names, count, counted = open_store(str((folder / STORE).absolute()), create=True), Names(), 0, Counted()
+
+    def rejected(error: DataError, record: Any) -> None:
+        reject(error, record)
+        counted.changes["records rejected"] += 1
+
+    documents = [] if config.own or is_store(config.path) else corpus_files(config, asked, counted.changes)
+    items = (Item(e.text, e.kind) for e in own) if config.own else _items(config, documents, rejected)
+    for page in pages(items):
+        for item, id in zip(page, store.put(NAMESPACE, page).ids, strict=True):
+            names.add(item, id)
+        count += len(page)
+        report("reading the corpus", count)
+    if not count:
+        where = f" in the namespace '{config.namespace or user_name()}'" if is_store(config.path) else ""
+        store.close()
+        raise DataError(
+            f"data.corpus={config.path} holds no entry{where}" + " (data.corpus.namespace names another)" * bool(where)
+        )
+    names.close()
+    return store, names, counted
+
+
+def sample(store: Store, seed: int, chars: int) -> Iterator[str]:
+    """Texts for a tokenizer to learn from, some `chars` in all, from everywhere in the corpus."""
+    share = chars / max(1, sum(len(entry.text) for entry in store.all(NAMESPACE)))
+    rng = random.Random(seed)
+    return (entry.text for entry in store.all(NAMESPACE) if share >= 1 or rng.random() < share)
+
+
+def write_rows(
+    store: Store, counted: Counted, config: DataConfig, tokenizer: Tokenizer, folder: Path, report: Report
+) -> Counted:
+    """The store's entries as they are read: cleaned, within `data.limits`, as token ids; returns `counted` with them."""
     clean, limiter = Cleaner(config.clean, counted.changes).text, Limiter(config.limits, tokenizer, counted.changes)
     with pa.ipc.new_stream(str(folder / ROWS), _SCHEMA) as writer:
         for page in pages(store.all(NAMESPACE)):

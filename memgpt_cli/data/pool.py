@@ -137,10 +137,10 @@ def _over(
             place[row] = held.setdefault(ids, len(held))
     kinds = {place[row]: corpus.kind(row) for row in union if row in place}
     first = len(held)
-    evidence = [
-        sorted({place[row] for row in link.evidence if row in place}.union(first + n for n in mine))
-        for link, mine in zip(linked, own.evidence, strict=True)
-    ]
+    evidence = []
+    for link, mine in zip(linked, own.evidence, strict=True):
+        certain = [] if link.found and mine else link.evidence  # what was found may mislead: what an example brings is surer
+        evidence.append(sorted({place[row] for row in certain if row in place}.union(first + n for n in mine)))
     return replace(
         own,
         entry_ids=[*map(list, held), *own.entry_ids],

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class _Rejects:
 
     def __call__(self, error: DataError, record: Any) -> None:
         if self.stop:
-            raise error
+            raise DataError(f"{error.reason} (data.on_error=quarantine leaves such records out)", error.path, error.line)
         row = {"file": str(error.path or ""), "line": error.line, "reason": error.reason, "record": record}
         with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(row, ensure_ascii=False, default=repr) + "\n")
@@ -142,7 +143,7 @@ def _inputs(config: DataConfig) -> tuple[dict[str, list[Path]], dict[str, str], 
         revisions = {corpus.path: of_corpus.digest(corpus)}
     else:
         revisions = {}
-        read += of_corpus.corpus_files(corpus) if corpus.path and not corpus.own else []
+        read += of_corpus.corpus_files(corpus, read) if corpus.path and not corpus.own else []
     hashes = {str(path): _hash_file(path) for path in dict.fromkeys(read)} | revisions
     if config.tokenizer.path:
         hashes["tokenizer"] = given_tokenizer(config).fingerprint
@@ -206,9 +207,8 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         staged: dict[str, Staged] = {}
         for split in _splits(config, files):
             counts = changes.setdefault(split, Counter())
-            rejected = rejects.count
-            found = _progress(_read(config, files, split, counts, rejects), report, f"reading {split}")
-            staged[split] = Staged.stage(Path(staging) / split, found, config.seed)
+            rejected, found = rejects.count, _read(config, files, split, counts, rejects)
+            staged[split] = Staged.stage(Path(staging) / split, _progress(found, report, f"reading {split}"), config.seed)
             counts["records rejected"] += rejects.count - rejected
             if not len(staged[split]):
                 names = ", ".join(map(str, files.get(split, ()))) or "its source"
@@ -222,15 +222,15 @@ def _build(config: DataConfig, files: dict[str, list[Path]], folder: Path, repor
         into = folder / of_corpus.FOLDER
         wanted = any(map(lends, train)) if config.corpus.own else bool(config.corpus.path)
         lent = (entry for episode in train if lends(episode) for entry in episode.entries)
-        rejected = rejects.count
-        store, called = of_corpus.fill(config.corpus, into, lent, rejects, report) if wanted else (None, of_corpus.Names())
+        filled = of_corpus.fill(config.corpus, into, lent, chain(*files.values()), rejects, report) if wanted else None
+        store, called, counted = filled or (None, of_corpus.Names(), of_corpus.Counted())
         with store or contextlib.nullcontext():
             tokenizer = given_tokenizer(config) if config.tokenizer.path else _train(config, train, renamer, store, report)
             tokenizer.save(folder)
             corpus = None
             if store:
-                corpus = _Linking(store, called, of_corpus.write_rows(store, config, tokenizer, into, report), into)
-                corpus.counted.changes["records rejected"] += rejects.count - rejected
+                of_corpus.write_rows(store, counted, config, tokenizer, into, report)
+                corpus = _Linking(store, called, counted, into)
             statistics = {}
             for split, episodes in staged.items():
                 read = _progress(iter(episodes), report, f"writing {split}")

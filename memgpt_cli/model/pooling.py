@@ -14,7 +14,7 @@ TOKENS_AT_ONCE = 8192
 def means(model: MemoryTransformer, ids: Sequence[Sequence[int]]) -> Tensor:
     """Texts of ids, EOS included -> their mean states [N, D], on the model's device."""
     order = sorted(range(len(ids)), key=lambda n: -len(ids[n]))
-    out = torch.zeros(len(ids), model.config.d_model, device=model.null.device)
+    out = torch.zeros(len(ids), model.config.d_model, device=model.null.device, dtype=torch.float32)
     first = 0
     while first < len(order):
         rows = order[first : first + max(1, TOKENS_AT_ONCE // max(1, len(ids[order[first]])))]

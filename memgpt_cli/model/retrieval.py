@@ -77,8 +77,8 @@ class SharedWords(nn.Module):
         width = known.shape[1]
         own = torch.searchsorted(known, said.flatten(1)).view_as(said)
         there = torch.searchsorted(known, held).clamp(max=width - 1)
-        of_input = F.softplus(inputs.float() @ self.input + self.input_bias).flatten(2) * (said >= 0)
-        of_entry = F.softplus(memory.float() @ self.entry + self.entry_bias).flatten(1)
+        of_input = F.softplus(inputs.float() @ self.input.float() + self.input_bias).flatten(2) * (said >= 0)
+        of_entry = F.softplus(memory.float() @ self.entry.float() + self.entry_bias).flatten(1)
         of_entry = of_entry * ((held >= 0) & (known.gather(1, there) == held))
         queries = of_input.new_zeros(g, e, width).scatter_add(2, own, of_input)
         place = batch.memory_entry.repeat_interleave(2, 1) * width + there
@@ -105,11 +105,11 @@ class Retriever(nn.Module):
         self.register_buffer("timed", timed, persistent=False)
 
     def queries(self, pooled: Tensor) -> Tensor:
-        return F.normalize(self.query(pooled), dim=-1)
+        return F.normalize(self.query(pooled.to(self.query.weight.dtype)), dim=-1)
 
     def vectors(self, pooled: Tensor) -> Tensor:
         """[.., D] -> [.., D] of length 1: what the store keeps of an entry."""
-        return F.normalize(self.key(pooled), dim=-1)
+        return F.normalize(self.key(pooled.to(self.key.weight.dtype)), dim=-1)
 
     def by_vectors(self, queries: Tensor, vectors: Tensor) -> Tensor | None:
         """[G, E, D] and [G, N, D] -> scores [G, E, N] of the vectors by themselves, while words are trained beside them.

@@ -64,7 +64,7 @@ class EpisodeData(L.LightningDataModule):
         self.manifest = read_manifest(folder)
         self.corpus = open_corpus(folder)
         self.nearest = (
-            Nearest(self.corpus, config.trainer.refresh_every)
+            Nearest(self.corpus, config.trainer.refresh_every, config.trainer.refresh_beside)
             if self.corpus and config.data.corpus.vectors and self._renamer() is None
             else None
         )

@@ -155,6 +155,10 @@ def _train(config: Config, data_folder: Path, run: Path, console: Console, fresh
     check_devices(config.trainer)
     if config.model.init_from and config.trainer.precision == "16-mixed":
         raise UsageError("T5's activations overflow in trainer.precision=16-mixed: type bf16-mixed or 32-true")
+    if config.model.copy and config.trainer.precision == "bf16-true":
+        raise UsageError(
+            "the pointer adds in 32 bits, trainer.precision=bf16-true has none: type bf16-mixed, or model.copy=false"
+        )
     tune_cpu(config.trainer)
     _quiet()
     data = EpisodeData(data_folder, config)

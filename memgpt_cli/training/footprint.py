@@ -8,6 +8,7 @@ a CUDA context, the allocator's fragments and a framework's own hundreds of mega
 import random
 import weakref
 from dataclasses import dataclass, fields, replace
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,13 @@ class Estimate:
     total: int
     batch_tokens: int
     from_data: bool
+    joint: bool = False  # the questions of a batch read one corpus together
 
     def largest_batch(self, bytes_there: int) -> int:
-        """The most tokens of a batch that fit, in thousands: activations grow with them. 0 where nothing fits."""
-        left = bytes_there - (self.total - self.activations)
-        return max(0, left * self.batch_tokens // max(1, self.activations)) // 1000 * 1000
+        """The most tokens of a batch that surely fit, in thousands: activations grow with them, and with their square where every
+        question reads what all of them bring. 0 where nothing fits."""
+        left = max(0, bytes_there - (self.total - self.activations)) / max(1, self.activations)
+        return int(self.batch_tokens * (left**0.5 if self.joint and left > 1 else left)) // 1000 * 1000
 
 
 class LivePeak(TorchDispatchMode):
@@ -109,7 +112,17 @@ def estimate(config: Config, data_root: Path) -> Estimate:
     step = held + (held if on_gpu and config.optim.optimizer == "adamw" else 0)
     total = fixed + max(*peaks, step)
     activations = total - fixed - held
-    return Estimate(weights, average, held + buckets, states, activations, total, config.trainer.batch_tokens, bool(vocab))
+    return Estimate(
+        weights,
+        average,
+        held + buckets,
+        states,
+        activations,
+        total,
+        config.trainer.batch_tokens,
+        bool(vocab),
+        bool(config.data.corpus.path),
+    )
 
 
 def optimizer_bytes(name: str, model: MemoryTransformer) -> int:
@@ -232,25 +245,27 @@ def sample_batches(config: Config, root: Path) -> tuple[list[Batch], int]:
 
 
 def _full_batch(config: Config) -> Batch:
-    """Episodes of one example at the data's limits, with eight entries each, as many as the budget holds."""
-    limits, entries = config.data.limits, 8
+    """Episodes of one example at the data's limits, with eight entries each, as many as the budget holds; over a corpus one
+    episode, in which every example reads what all of them bring."""
+    limits, corpus = config.data.limits, config.data.corpus
+    entries = min(1, corpus.evidence) + corpus.words + corpus.vectors + corpus.random if corpus.path else 8
     cost = limits.input + limits.target + entries * limits.entry
     count = max(1, config.trainer.batch_tokens // cost)
 
     def text(length: int, mark: int) -> list[int]:
         return [3 + mark % 97] + [3 + (mark // 97) % 97] + [5] * (length - 3)  # different texts: each is encoded
 
-    rows = []
-    for n in range(count):
-        marks = iter(range(n * 16, n * 16 + 16))
+    episodes, examples = (1, count) if corpus.path else (count, 1)
+    read, marks, rows = examples * entries, numbers(), []
+    for _ in range(episodes):
         rows.append(
             EncodedEpisode(
-                entry_ids=[text(limits.entry, next(marks)) for _ in range(entries)],
-                kinds=["chunk"] * entries,
-                input_ids=[text(limits.input, next(marks))],
-                target_ids=[text(limits.target, next(marks))],
-                sees=[entries],
-                evidence=[[]],
+                entry_ids=[text(limits.entry, next(marks)) for _ in range(read)],
+                kinds=["chunk"] * read,
+                input_ids=[text(limits.input, next(marks)) for _ in range(examples)],
+                target_ids=[text(limits.target, next(marks)) for _ in range(examples)],
+                sees=[read] * examples,
+                evidence=[[]] * examples,
             )
         )
     return collate(rows)
