@@ -29,6 +29,7 @@ def test_an_installed_wheel_finds_its_configuration(tmp_path, through):
     assert "memgpt_cli/data/bundled/dialog_babi/task5-trn.txt.xz" in names
     assert "memgpt_cli/data/bundled/dialog_babi/LICENSE.txt" in names
     assert "memgpt_cli/data/companion/words/people.yaml" in names
+    assert "memgpt_cli/data/bundled/companion/model/model.safetensors" in names
     assert not any(n.startswith(("tests", "conf/", "docs")) for n in names)
     home = tmp_path / "venv"
     venv.create(home, with_pip=True)

@@ -157,10 +157,7 @@ def run_folders(root: Path) -> Iterator[Path]:
 
 
 def find_run(name: str, root: Path) -> Path:
-    """The run of this name or path, or the newest one, or where there is none the bundled one.
-
-    Raises CheckpointError with what there is.
-    """
+    """The run of this name or path, `companion` the bundled one, or the newest; raises CheckpointError with what there is."""
     if name:
         for folder in (root / name, Path(name), BUNDLED.parent / name):
             if (folder / "model" / WEIGHTS).is_file():
@@ -169,7 +166,10 @@ def find_run(name: str, root: Path) -> Path:
         raise CheckpointError(
             f"no trained run '{name}' in {root}.{' Runs: ' + ', '.join(known) if known else ' Type memgpt train first.'}"
         )
-    return next(run_folders(root), BUNDLED)
+    newest = next(run_folders(root), None)
+    if newest is None:
+        raise CheckpointError(f"no trained run in {root}: type memgpt train first (--run companion is one that comes along)")
+    return newest
 
 
 def scores_folder(run: Path) -> Path:

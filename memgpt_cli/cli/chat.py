@@ -21,7 +21,10 @@ def chat(
     new: Annotated[bool, typer.Option("--new", help="Begin a new conversation instead of going on with the last one.")] = False,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Talk with a trained model. What is said, and what you tell it to remember, survives a restart."""
+    """Talk with a trained model, or where none is trained yet with the companion that comes along.
+
+    What is said, and what you tell it to remember, survives a restart.
+    """
     from memgpt_cli.chat.repl import run_repl
 
     run_repl(open_conversation(run, store, namespace, overrides or [], config_dir, key_env), new, console())
@@ -31,8 +34,11 @@ def open_conversation(
     run: str, store: str, namespace: str, overrides: list[str], config_dir: Path | None, key_env: str = ""
 ) -> "Conversation":
     from memgpt_cli.chat.conversation import Conversation, read_knowledge
+    from memgpt_cli.checkpoint.runs import BUNDLED, RUNS_ROOT, run_folders
     from memgpt_cli.data.preprocess import bundled_folder
 
+    if not run and next(run_folders(RUNS_ROOT), None) is None:
+        run = BUNDLED.name  # nothing is trained here yet: there is somebody to talk with all the same
     session = open_session(run, overrides, config_dir, store, namespace, key_env, create=True)
     if (gone := session.store.expire(session.namespace)).entries:
         said = f"{gone.entries:,} entries were too old and are forgotten (memgpt memory limit)"

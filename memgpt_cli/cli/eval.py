@@ -26,6 +26,8 @@ from memgpt_cli.cli.app import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
     from memgpt_cli.config import DataConfig
@@ -89,7 +91,7 @@ def evaluate_command(
     out = console()
     out.print(_table(conditions, f"{session.name} on {name} of {config.data.name}"))
     if found:
-        out.print(_found(found))
+        out.print(_found(found, config.eval.corpus_sizes if of_corpus else ()))
     for signature in dict.fromkeys(
         f"{s.name}: {s.signature}" for s in conditions[0].scores if not s.name.startswith("exact: ")
     ):
@@ -236,7 +238,7 @@ def _table(conditions: "list[Condition]", title: str) -> "Table":
     return table
 
 
-def _found(found: "list[Retrieval]") -> "Table":
+def _found(found: "list[Retrieval]", asked: "Sequence[int]") -> "Table":
     from rich.table import Table
 
     table = Table(title="what is right, found among all entries of the store", title_justify="left")
@@ -253,5 +255,8 @@ def _found(found: "list[Retrieval]") -> "Table":
     table.caption = (
         f"{found[0].examples:,} examples, {found[-1].examples:,} of all entries; what is written reads those ranked by both"
     )
+    shown, whole = {retrieval.entries for retrieval in found}, found[-1].entries
+    if small := [f"{size:,}" for size in asked if size < whole and size not in shown]:
+        table.caption += f"\nnot of {', '.join(small)}: what is right for the examples alone is more (eval.ablation_examples)"
     table.caption_justify = "left"
     return table
