@@ -1,4 +1,7 @@
-"""What a user owns, as docs/corpus.md says: a table of questions and a folder of documents, to answers."""
+"""What a user owns, as docs/corpus.md says: a table of questions and a folder of documents, to answers.
+
+Seven minutes: `make test-slow` runs it, `make test-long` leaves it out for its name.
+"""
 
 import json
 import os
@@ -33,7 +36,7 @@ def exact(folder: Path, documents: str, store: str) -> float:
 
 
 @pytest.mark.slow
-def test_a_table_and_a_folder_become_answers(tmp_path):
+def test_a_table_and_many_documents_become_answers(tmp_path):
     """The bars: 95 % exact over 300 unseen documents in the store, 90 % over 10,000."""
     run(tmp_path, str(ROOT / "docs/own_rows.py"), "1", "own", "10000")
     table = ("data=own/questions.csv", "data.corpus=own/documents")
