@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from memgpt_cli.data.preprocess import bundled_folder
+from memgpt_cli.config import bundled_folder
 from memgpt_cli.ingest.text import read_text
 
 KNOWN = "british italian spanish french indian", "bombay london madrid paris rome"

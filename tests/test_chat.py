@@ -7,10 +7,9 @@ from conftest import tiny_model
 
 from memgpt_cli.chat.conversation import Conversation, read_knowledge
 from memgpt_cli.chat.repl import Repl
-from memgpt_cli.config import ChatConfig, Config, DataConfig, GenerateConfig, StoreConfig
+from memgpt_cli.config import ChatConfig, Config, DataConfig, GenerateConfig, StoreConfig, bundled_folder
 from memgpt_cli.data.dataset import Seen
 from memgpt_cli.data.dialogue import Fact
-from memgpt_cli.data.preprocess import bundled_folder
 from memgpt_cli.inference import decode
 from memgpt_cli.inference import session as sessions
 from memgpt_cli.inference.session import Session

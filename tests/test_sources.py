@@ -6,7 +6,7 @@ import random
 import pytest
 
 from memgpt_cli import plugins
-from memgpt_cli.data.preprocess import bundled_folder
+from memgpt_cli.config import bundled_folder
 from memgpt_cli.data.sources import Where, find_source, make_options
 from memgpt_cli.data.sources.facts import FactsOptions, make_facts, people
 from memgpt_cli.errors import DataError

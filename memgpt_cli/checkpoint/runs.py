@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from memgpt_cli.checkpoint.untrusted import check_tokenizer, describe_run, read_checked
 from memgpt_cli.checkpoint.weights import write_tensors
-from memgpt_cli.config import Config, to_dict
+from memgpt_cli.config import Config, bundled_folder, to_dict
 from memgpt_cli.errors import CheckpointError
 from memgpt_cli.files import Kind, new_folder, write_text
 from memgpt_cli.model import MemoryTransformer
@@ -22,7 +21,7 @@ from memgpt_cli.tokenizer import Tokenizer, load_tokenizer
 from memgpt_cli.tokenizer.base import FILES as TOKENIZER_FILES
 
 RUNS_ROOT = Path("runs")
-BUNDLED = Path(str(resources.files("memgpt_cli") / "data" / "bundled" / "companion"))
+BUNDLED = bundled_folder("companion")
 """A trained companion that comes with the program: what there is to talk with before anything is trained here."""
 EVAL = "eval"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

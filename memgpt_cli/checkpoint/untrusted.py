@@ -7,7 +7,6 @@ path, no URL, no knowledge file outside the run and the package, no environment 
 import json
 import re
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from memgpt_cli.checkpoint.weights import mismatches
-from memgpt_cli.config import Config, DataConfig, build
+from memgpt_cli.config import Config, DataConfig, build, bundled_folder
 from memgpt_cli.errors import CheckpointError, MemgptError
 from memgpt_cli.hub import without_place
 from memgpt_cli.model import MemoryTransformer
@@ -72,9 +71,8 @@ def _setting(config: Config, name: str) -> str:
 
 def _without_places(config: Config, folder: Path) -> Config:
     data = config.data
-    bundled = Path(str(resources.files("memgpt_cli") / "data" / "bundled" / data.source))
     knowledge = data.chat.knowledge
-    inside = (place / knowledge for place in (bundled, folder))
+    inside = (place / knowledge for place in (bundled_folder(data.source), folder))
     if Path(knowledge).name != knowledge or not any(
         p.is_file() and not p.is_symlink() for p in inside
     ):  # a link leads anywhere

@@ -103,16 +103,14 @@ def data_folder(data: "DataConfig") -> Path:
 
     with progress("preprocessing") as report:
         result = preprocess(data, DATA_ROOT, report)
-    out = console(stderr=True)
+    out, changes = console(stderr=True), changes_of(result.manifest)
     if not result.already_there:
         out.print(f"preprocessed {data.name} into {result.folder}", markup=False)
-        for split, what, n in changes_of(result.manifest):
+        for split, what, n in changes:
             if "corpus" in (split, *what.split()):
                 out.print(f"  {split}: {what}: {n:,}", markup=False, highlight=False)
-    counted = result.manifest["statistics"] | ({"the corpus": c} if (c := result.manifest.get("corpus")) else {})
-    rejected = {s: n for s, v in counted.items() if (n := v["changes"].get("records rejected"))}
-    if rejected:
-        counts = ", ".join(f"{n:,} of {split}" for split, n in rejected.items())
+    if rejected := [(split, n) for split, what, n in changes if what == "records rejected"]:
+        counts = ", ".join(f"{n:,} of {'the corpus' if split == 'corpus' else split}" for split, n in rejected)
         said = f"records that could not be read, and are left out: {counts}; see {result.folder / REJECTS}"
         out.print(said, style="yellow", markup=False)
     return result.folder

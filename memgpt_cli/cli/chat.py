@@ -35,7 +35,7 @@ def open_conversation(
 ) -> "Conversation":
     from memgpt_cli.chat.conversation import Conversation, read_knowledge
     from memgpt_cli.checkpoint.runs import BUNDLED, RUNS_ROOT, run_folders
-    from memgpt_cli.data.preprocess import bundled_folder
+    from memgpt_cli.config import bundled_folder
 
     if not run and next(run_folders(RUNS_ROOT), None) is None:
         run = BUNDLED.name  # nothing is trained here yet: there is somebody to talk with all the same

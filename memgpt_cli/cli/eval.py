@@ -83,7 +83,7 @@ def evaluate_command(
     assert session.folder is not None
     saved = save_results(scores_folder(session.folder), name, conditions)
     if found:
-        save_retrieval(scores_folder(session.folder), name, found)
+        save_retrieval(saved.parent, name, found)
     if as_json:
         scores = {c.memory: [asdict(s) for s in c.scores] for c in conditions}
         print_json(scores | ({"retrieval": [asdict(r) for r in found]} if found else {}))

@@ -11,7 +11,7 @@ from memgpt_cli.config.data import (
     RenameConfig,
     TokenizerConfig,
 )
-from memgpt_cli.config.places import GROUPS, choices, conf_dir, home, user_name
+from memgpt_cli.config.places import GROUPS, bundled_folder, choices, conf_dir, home, user_name
 from memgpt_cli.config.settings import (
     Config,
     EvalConfig,
@@ -44,6 +44,7 @@ __all__ = [
     "TrainerConfig",
     "all_keys",
     "build",
+    "bundled_folder",
     "choices",
     "compose",
     "conf_dir",

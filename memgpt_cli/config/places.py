@@ -18,6 +18,11 @@ def conf_dir() -> Path:
     raise ConfigError(f"no configuration found at {package / 'conf'}: reinstall memgpt-cli")
 
 
+def bundled_folder(name: str) -> Path:
+    """What comes with the package for a source of data: its files, or a model trained on it."""
+    return Path(__file__).parents[1] / "data" / "bundled" / name
+
+
 def choices(group: str, config_dir: Path | None = None) -> list[str]:
     """The presets of a group, such as cpu, gpu4 of `trainer`."""
     folders = [conf_dir() / group] + ([config_dir / group] if config_dir else [])

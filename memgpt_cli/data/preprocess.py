@@ -12,7 +12,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from memgpt_cli import hub
-from memgpt_cli.config import DataConfig
+from memgpt_cli.config import DataConfig, bundled_folder
 from memgpt_cli.data import corpus as of_corpus
 from memgpt_cli.data.augment import Renamer, values_of
 from memgpt_cli.data.candidates import CandidateWriter, Linker
@@ -83,10 +82,6 @@ class _Rejects:
     def words(self) -> str:
         """What to add to an error that nothing is left; empty where nothing was rejected."""
         return f": {self.count:,} records were rejected (see {self.kept}), the first: {self.first}" if self.count else ""
-
-
-def bundled_folder(source: str) -> Path:
-    return Path(str(resources.files("memgpt_cli") / "data" / "bundled" / source))
 
 
 def source_files(config: DataConfig) -> dict[str, list[Path]]:
